@@ -166,7 +166,7 @@ def _opened(browser: Any, path: Path) -> Iterator[Any]:
     faults: list[str] = []
     page.on("pageerror", lambda error: faults.append(str(error)))
     try:
-        page.goto(path.as_uri())
+        page.goto(path.resolve().as_uri())
         page.wait_for_selector("html[data-state=fine]", state="attached")
         yield page
     finally:
