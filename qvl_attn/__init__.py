@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from qvl_attn.model.placement import EncoderLoadOptions, LoadOptions
     from qvl_attn.render.style import Drawing
     from qvl_attn.report import make_report
+    from qvl_attn.results.result import StoredResult
     from qvl_attn.results.session import Saved, SaveOptions, run_session
     from qvl_attn.vqa.estimate import Estimate
     from qvl_attn.vqa.record import VqaProvenance
@@ -123,6 +124,7 @@ __all__ = [
     "Scale",
     "Settings",
     "StoreError",
+    "StoredResult",
     "Token",
     "TokenGrid",
     "VideoOptions",
@@ -195,6 +197,7 @@ _MODULES = {
     "Scale": "core.types",
     "Settings": "attribution.settings",
     "StoreError": "core.errors",
+    "StoredResult": "results.result",
     "Token": "core.types",
     "TokenGrid": "core.types",
     "VideoOptions": "attribution.settings",

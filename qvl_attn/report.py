@@ -13,11 +13,10 @@ from qvl_attn.evaluation.examples import read_examples
 from qvl_attn.evaluation.page import check_html
 from qvl_attn.evaluation.score import read_all_scores
 from qvl_attn.evaluation.summary import SUMMARY_REMEDY, read_summary
+from qvl_attn.kinds import check_whole, read_saved
 from qvl_attn.render.html.page import REPORT_FILE
 from qvl_attn.results.run_folder import ROWS_FILE, RUN_FILE, SUMMARY_FILE, read_finished_run
 from qvl_attn.results.store import RESULT_FILE, damage
-from qvl_attn.vqa.page import result_html
-from qvl_attn.vqa.redraw import check_whole, read_result
 
 
 def make_report(
@@ -62,29 +61,13 @@ def _html(folders: Sequence[Path]) -> str:
         raise InputError(f"{checks[0]} is a check, which has a page of its own", "name it alone")
     if checks:
         return _check_html(checks[0])
-    encoder_results = [folder for folder in folders if _is_encoder_result(folder)]
-    if encoder_results and len(folders) > 1:
-        raise InputError(f"{encoder_results[0]} is an encoder result, which has a page of its own", "name it alone")
-    if encoder_results:
-        return _encoder_html(encoder_results[0])
-    results = [read_result(folder) for folder in folders]
+    results = [read_saved(folder) for folder in folders]
+    first = results[0]
+    other = next((folder for folder, each in zip(folders, results, strict=True) if type(each) is not type(first)), None)
+    if other is not None:
+        raise InputError(f"{other} is a result of another kind than {folders[0]}", "name results of one kind")
     with damage(", ".join(str(folder / RESULT_FILE) for folder in folders)):
-        return result_html(results, [_notes(folder) for folder in folders])
-
-
-def _is_encoder_result(folder: Path) -> bool:
-    file = folder / RESULT_FILE
-    exists = os.path.isfile(file)  # also takes names that are too long for pathlib  # noqa: PTH113
-    return exists and read_json(file).get("kind") == "encoder"
-
-
-def _encoder_html(folder: Path) -> str:
-    from qvl_attn.encoders.page import encoder_html
-    from qvl_attn.encoders.result import EncoderResult
-
-    result = EncoderResult.load(folder)
-    with damage(str(folder / RESULT_FILE)):
-        return encoder_html(result, _notes(folder))
+        return type(first).pages(results, [_notes(folder) for folder in folders])
 
 
 def _check_html(folder: Path) -> str:

@@ -35,7 +35,8 @@ ORDER = (
     "audit",
     "evaluation",
     ("analyzer", "encoder"),
-    ("selftest", "report"),
+    ("selftest", "kinds"),
+    "report",
     "app",
     "cli",
 )
@@ -74,6 +75,7 @@ LIGHT = (
     "qvl_attn.encoders.session",
     "qvl_attn.vqa.redraw",
     "qvl_attn.encoders.result",
+    "qvl_attn.kinds",
     "qvl_attn.report",
     "qvl_attn.evaluation.compare",
 )

@@ -204,7 +204,7 @@ def _print_encoder_result(
     attention, provenance = result.attention, result.provenance
     t, h, w = attention.grid
     steps = f"{t} steps of " if t > 1 else ""
-    print(f"{plain(result.media.source)}: {plain(provenance.family)} ({plain(provenance.model)})")
+    print(f"{plain(result.media[0].source)}: {plain(provenance.family)} ({plain(provenance.model)})")
     print(
         f"{steps}{w} x {h} patches of {attention.patch_px} px, "
         f"{pluralize(attention.layer_count, 'layer')}, {pluralize(attention.head_count, 'head')}"
@@ -228,7 +228,7 @@ def _encoder_summary(result: EncoderResult, folder: Path, record: Mapping[str, A
     names = ("family", "input_px", "patch_px", "queries", "headline", "said", "layers", "saliency", "notes")
     copied = {name: record[name] for name in names}
     return {
-        "media": result.media.source,
+        "media": result.media[0].source,
         "model": result.provenance.model,
         **copied,
         "grid": list(result.attention.grid),
@@ -239,7 +239,7 @@ def _encoder_summary(result: EncoderResult, folder: Path, record: Mapping[str, A
         "attention": str(folder / "attention.npz"),
         "overlay": str(folder / "overlay.png"),
         "report": str(folder / "report.html"),
-        **({} if result.media.clip is None else {"heatmap": str(folder / "heatmap.mp4")}),
+        **({} if result.media[0].clip is None else {"heatmap": str(folder / "heatmap.mp4")}),
         "reused": reused,
     }
 

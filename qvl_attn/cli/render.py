@@ -108,11 +108,14 @@ def render(
     with handle_errors(debug=debug), progress_bars(enabled=not quiet) as progress:
         # Imported here, so that --help need not wait for numpy.
         from qvl_attn.core.files import check_writable
+        from qvl_attn.kinds import check_whole, read_saved
         from qvl_attn.results.session import run_session
-        from qvl_attn.vqa.redraw import check_whole, left_behind, read_result, redrawn
+        from qvl_attn.vqa.redraw import left_behind, redrawn
         from qvl_attn.vqa.result import Result
 
-        saved = read_result(folder)
+        saved = read_saved(folder)
+        if not isinstance(saved, Result):
+            raise InputError(f"{folder} is a result of encoder", "name a result that ask or video wrote")
         if out is None:
             check_whole(folder)
         drawing = drawing_of(ctx, **_scale_field(saved, chosen_scale, smooth, side_by_side))

@@ -171,8 +171,8 @@ def visible_picture(record: EncoderRecord, step: int, size_px: tuple[int, int]) 
     Returns:
         (H, W, 3) uint8 RGB, black outside the picture.
     """
-    frame = record.media.frames[record.frames[step, 0]]
-    scale = np.array([frame.shape[1], frame.shape[0]] * 2) / np.array([*record.media.size_px] * 2)
+    frame = record.media[0].frames[record.frames[step, 0]]
+    scale = np.array([frame.shape[1], frame.shape[0]] * 2) / np.array([*record.media[0].size_px] * 2)
     return crop_and_resize(frame, np.array(visible_box_px(record.attention)) * scale, size_px)
 
 
@@ -193,7 +193,7 @@ def crop_and_resize(frame: Picture, box_px: NDArray[np.float64], size_px: tuple[
 
 def describe_visible_region(record: EncoderRecord) -> str | None:
     """Return which part of the original the encoder sees; None if it is the whole picture, to within a pixel."""
-    (x0, y0, x1, y1), (width, height) = visible_box_px(record.attention), record.media.size_px
+    (x0, y0, x1, y1), (width, height) = visible_box_px(record.attention), record.media[0].size_px
     # The tolerance of the estimated crop: half a pixel of the encoder's input, at least one of the original.
     input_px = record.attention.input_px
     tolerance_x, tolerance_y = (max(1.0, 0.5 * (x1 - x0) / input_px[0]), max(1.0, 0.5 * (y1 - y0) / input_px[1]))

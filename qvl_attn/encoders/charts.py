@@ -46,7 +46,7 @@ def draw_statistics(record: EncoderRecord) -> Picture:
     ]
     return captioned(
         _draw_panels(statistics, record.attention.full, draw),
-        f"statistics by layer · {Path(record.media.source).name}",
+        f"statistics by layer · {Path(record.media[0].source).name}",
         lines,
     )
 

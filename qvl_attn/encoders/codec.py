@@ -44,7 +44,7 @@ def record_arrays(record: EncoderRecord) -> Arrays:
     places = dict(
         zip((query for query in queries if query.startswith("at_")), attention.query_patches.tolist(), strict=True)
     )
-    indices = np.array(record.media.clip.frame_indices if record.media.clip else [0], dtype=np.int64)
+    indices = np.array(record.media[0].clip.frame_indices if record.media[0].clip else [0], dtype=np.int64)
     arrays: Arrays = {
         "weights": by_head.mean(axis=1, dtype=np.float32),
         "weights_by_head": np.ascontiguousarray(by_head),
@@ -62,7 +62,7 @@ def record_arrays(record: EncoderRecord) -> Arrays:
         "media_index": np.zeros(t * cells, dtype=np.int64),
         "boxes_px": attention.boxes_px,
         "frame_span": indices[record.frames][step],
-        "times_s": record.media.times_s[record.frames][step],
+        "times_s": record.media[0].times_s[record.frames][step],
         "step_frames": record.frames,
         "patch_px": np.array(attention.patch_px, dtype=np.int64),
         "full": attention.full,
@@ -103,7 +103,7 @@ def record_json(record: EncoderRecord, files: Sequence[str], notes: Sequence[str
         "schema_version": SCHEMA_VERSION,
         "kind": KIND,
         "family": attention.family,
-        "media": [media_json(record.media, attention.grid)],
+        "media": [media_json(record.media[0], attention.grid)],
         # Of one step; all steps of a clip have the same.
         "tokens": [
             {"role": role, "first": attention.prefix.index(role), "count": attention.prefix.count(role)}
@@ -160,7 +160,9 @@ def _query_json(record: EncoderRecord, query: str) -> dict[str, Any]:
     return {"name": query, "role": "patch", "at_px": list(record.settings.at[i]), "place": place}
 
 
-def record_from(kind: type[R], value: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], media: Media) -> R:
+def record_from(
+    kind: type[R], value: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], media: tuple[Media, ...]
+) -> R:
     """Build a result from its JSON, arrays and media. Its `reconstruction` is black until the caller replaces it.
 
     Raises:

@@ -152,7 +152,7 @@ def draw_separation(embedding: FolderEmbedding, title: str) -> Picture:
 
 
 def _source(record: EncoderRecord) -> str:
-    return f"{plain(record.media.source.rpartition('/')[2])} · {record.provenance.family}"
+    return f"{plain(record.media[0].source.rpartition('/')[2])} · {record.provenance.family}"
 
 
 def _evenly_spaced(count: int, most: int) -> list[int]:

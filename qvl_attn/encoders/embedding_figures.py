@@ -162,7 +162,7 @@ def draw_similarity(record: EncoderRecord, index: int, drawing: Drawing) -> Pict
 
 
 def _title(record: EncoderRecord, what: str) -> str:
-    return f"{plain(record.media.source.rpartition('/')[2])} · {what} · {record.provenance.family}"
+    return f"{plain(record.media[0].source.rpartition('/')[2])} · {what} · {record.provenance.family}"
 
 
 def _explained(shares: NDArray[np.float32]) -> str:
@@ -176,9 +176,9 @@ def _drawn_steps(record: EncoderRecord) -> list[int]:
 
 
 def _steps_line(record: EncoderRecord) -> list[str]:
-    if record.media.clip is None:
+    if record.media[0].clip is None:
         return []
-    steps = ", ".join(f"{i + 1} ({record.media.times_s[record.frames[i, 0]]:.2f} s)" for i in _drawn_steps(record))
+    steps = ", ".join(f"{i + 1} ({record.media[0].times_s[record.frames[i, 0]]:.2f} s)" for i in _drawn_steps(record))
     return [f"from left to right: step {steps} of {record.attention.grid[0]}"]
 
 

@@ -207,7 +207,7 @@ class EncoderEngine:
             with stages.stage("saliency"), self._running():
                 saliency_maps = saliency(model, self.spec, inputs, saliency_target)
         return EncoderResult(
-            media=media,
+            media=(media,),
             attention=attention,
             reconstruction=reconstruct(self.spec, self.processor, inputs),
             settings=settings,

@@ -35,6 +35,7 @@ from qvl_attn.encoders.captions import (
     visible_picture,
     visible_size_px,
 )
+from qvl_attn.encoders.embedding_figures import embedding_images
 from qvl_attn.encoders.input_figures import draw_grid, draw_reconstruction, mark_patch
 from qvl_attn.encoders.record import EncoderRecord, SaliencyMap
 from qvl_attn.media.resize import Picture, fit_px, resize_picture
@@ -52,6 +53,7 @@ from qvl_attn.render.layout import (
 from qvl_attn.render.lettering import undrawable
 from qvl_attn.render.overlay import drawn_size_px
 from qvl_attn.render.style import Drawing
+from qvl_attn.render.video_frame import FrameOverlay
 
 NamedPictures = Iterator[tuple[str, Callable[[], Picture]]]
 OWN, SHARED = "drawn on its own scale", "drawn on one scale for all layers"
@@ -86,6 +88,9 @@ class DrawnEncoderResult:
             yield from self._layers(query, pictures, steps)
             yield from self._heads(query, pictures, steps)
         yield from self._saliency()
+        yield from embedding_images(record, self.drawing)
+        for step, picture in enumerate(record.reconstruction):
+            yield reconstruction_file(step), partial(np.asarray, picture)
 
     def overlay(self) -> Picture:
         """Draw the headline: the last layer's map of [CLS], or without [CLS] of the mean over all patches.
@@ -100,20 +105,32 @@ class DrawnEncoderResult:
             raise CaptureError(f"{argument('denoise', self.drawing.denoise)} leaves nothing of layer {last}")
         return self._large_layer(self._pictures(steps), panels[0], query, OWN, steps, ROW_SCALE)
 
+    def frame_overlay(self) -> FrameOverlay:
+        """Return the maps and texts for the frames of a clip's video."""
+        from qvl_attn.encoders.timeline import frame_overlay  # loads matplotlib
+
+        return frame_overlay(self.record, self.headline[0], self.foot)
+
+    def timeline(self) -> Picture:
+        """Draw the timeline of a clip: (H, W, 3) uint8 RGB."""
+        from qvl_attn.encoders.timeline import draw_timeline  # loads matplotlib
+
+        return draw_timeline(self.record, self.headline[0])
+
     @property
-    def headline(self) -> HeatMap:
+    def headline(self) -> tuple[HeatMap, ...]:
         """Return the headline's map of every step, on one scale.
 
         Raises:
             CaptureError: a filter leaves nothing of it.
         """
         query, last = self.headline_query, self.record.attention.layer_count - 1
-        return self._filtered(self.record.attention.map(query, last, self.record.settings.over), query, last)
+        return (self._filtered(self.record.attention.map(query, last, self.record.settings.over), query, last),)
 
     @property
-    def foot(self) -> list[str]:
+    def foot(self) -> tuple[str, ...]:
         """Return the caption beneath every picture."""
-        return foot_lines(self.record, self.headline_query, self.record.attention.layer_count - 1)
+        return tuple(foot_lines(self.record, self.headline_query, self.record.attention.layer_count - 1))
 
     @property
     def headline_query(self) -> str:
@@ -128,10 +145,10 @@ class DrawnEncoderResult:
 
     @property
     def _is_clip(self) -> bool:
-        return self.record.media.clip is not None
+        return self.record.media[0].clip is not None
 
     def _original(self) -> Picture:
-        media = self.record.media
+        media = self.record.media[0]
         return resize_picture(media.frames[0], drawn_size_px(media.size_px, self.drawing))
 
     def _statistics(self) -> Picture:
@@ -280,7 +297,7 @@ class DrawnEncoderResult:
         if not self._is_clip:
             return []
         record, count = self.record, self.record.attention.grid[0]
-        labels = ", ".join(f"{step + 1} ({record.media.times_s[record.frames[step, 0]]:.2f} s)" for step in steps)
+        labels = ", ".join(f"{step + 1} ({record.media[0].times_s[record.frames[step, 0]]:.2f} s)" for step in steps)
         subset = "" if len(steps) == count else "; minimum, maximum and cells are of these steps only"
         return [f"from left to right: step {labels} of {count}{subset}"]
 
@@ -305,6 +322,11 @@ class DrawnEncoderResult:
         return self._large(self._pictures(steps), panel, saliency.target, f"{score} {saliency.score:.3f}", lines)
 
 
+def reconstruction_file(step: int) -> str:
+    """Return the file of the picture reconstructed from the encoder's input at a step."""
+    return f"input/{step:06d}.png"
+
+
 def _split_steps(heat: HeatMap, steps: Sequence[int]) -> tuple[HeatMap, ...]:
     """Return one map for each step that is drawn."""
     return tuple(replace(heat, values=heat.values[step : step + 1], media_index=i) for i, step in enumerate(steps))
@@ -312,7 +334,7 @@ def _split_steps(heat: HeatMap, steps: Sequence[int]) -> tuple[HeatMap, ...]:
 
 def draw_encoder_result(record: EncoderRecord, drawing: Drawing) -> DrawnEncoderResult:
     """Prepare the pictures of an encoder's result."""
-    media, part = record.media, describe_visible_region(record)
+    media, part = record.media[0], describe_visible_region(record)
     notes = [f"{'clip' if media.clip else 'picture 1'}: {note}" for note in media.notes]
     stored_px, drawn_px = media.frames.shape[2], min(media.size_px[0], drawn_size_px(media.size_px, drawing)[0])
     if media.clip is None and stored_px < drawn_px:

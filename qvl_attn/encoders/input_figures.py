@@ -131,7 +131,7 @@ def _grid_title(record: EncoderRecord) -> str:
 def _grid_lines(record: EncoderRecord) -> list[str]:
     attention, (width, height) = record.attention, record.attention.input_px
     t, h, w = attention.grid
-    size_px, part = record.media.size_px, describe_visible_region(record)
+    size_px, part = record.media[0].size_px, describe_visible_region(record)
     line = f"original {size_px[0]} x {size_px[1]} px · input {width} x {height} px · {h * w} patches"
     lines = [describe_provenance(record), line + (f" a step, {t} steps; the first is drawn" if t > 1 else "")]
     lines += [part] if part else []

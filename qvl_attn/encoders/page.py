@@ -210,7 +210,7 @@ def encoder_html(record: EncoderRecord, notes: Sequence[str] = ()) -> str:
 def page_data(record: EncoderRecord, notes: Sequence[str], payload: Payload) -> dict[str, Any]:
     """Return the JSON data of the page; maps and pictures are added to the payload."""
     left_out: LeftOut = []
-    attention, media = record.attention, record.media
+    attention, media = record.attention, record.media[0]
     drawn_px, (_, h, w) = drawn_px_of(media), attention.grid
     boxes = attention.boxes_px[: h * w].reshape(h, w, 4)
     steps = page_steps(attention, left_out)
@@ -275,15 +275,15 @@ def describe_still(record: EncoderRecord) -> str:
     )
     step = [f"step 1 of {attention.grid[0]}"] if attention.grid[0] > 1 else []
     scale = scale_line(Panel("", (_still_map(record),)), Drawing())
-    return plain(" · ".join([base_name(record.media.source), *labels, *step, scale, describe_provenance(record)]))
+    return plain(" · ".join([base_name(record.media[0].source), *labels, *step, scale, describe_provenance(record)]))
 
 
 def still_picture(record: EncoderRecord) -> Picture:
     """Draw the last layer's map of the first query over the visible region of the first step's picture."""
     attention, drawing = record.attention, Drawing()
-    width, height = drawn_px_of(record.media, STILL_PX)
-    picture = resize_picture(record.media.frames[record.frames[0, 0]], (width, height))
-    scale = np.array([width / record.media.size_px[0], height / record.media.size_px[1]] * 2)
+    width, height = drawn_px_of(record.media[0], STILL_PX)
+    picture = resize_picture(record.media[0].frames[record.frames[0, 0]], (width, height))
+    scale = np.array([width / record.media[0].size_px[0], height / record.media[0].size_px[1]] * 2)
     x0, y0, x1, y1 = np.rint(np.array(visible_box_px(attention)) * scale).astype(int).tolist()
     heat = _still_map(record)
     upsampled = upsample(np.ascontiguousarray(heat.values[0]), (max(x1 - x0, 1), max(y1 - y0, 1)), drawing)
@@ -299,5 +299,5 @@ def still_picture(record: EncoderRecord) -> Picture:
 
 def _still_map(record: EncoderRecord) -> HeatMap:
     """Return the headline's map of the first step only, on its own scale."""
-    heat = draw_encoder_result(record, Drawing()).headline
+    (heat,) = draw_encoder_result(record, Drawing()).headline
     return replace(heat, values=heat.values[:1], scale=percentile_scale([heat.values[:1]]))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.options import of_type, set_types
 from qvl_attn.core.text import argument
-from qvl_attn.core.types import FloatArray, IntArray, Media, _require, _require_array
+from qvl_attn.core.types import FloatArray, IntArray, _require, _require_array
 from qvl_attn.encoders.attention import EncoderAttention, Over
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.results.record import Provenance, Record
@@ -190,12 +190,11 @@ class PatchEmbedding:
             _require(values is None or bool(np.isfinite(values).all()), f"{name}: not finite")
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class EncoderRecord(Record):
     """The result of an encoder for one picture or clip, without its folder.
 
     Attributes:
-        media: the picture or clip, upright.
         attention: the attention.
         reconstruction: (t, H, W, 3) uint8 RGB, the encoder's input, reconstructed from its normalised patches.
         settings: the settings of the run.
@@ -211,7 +210,6 @@ class EncoderRecord(Record):
         patch_row_places: (K,) int64, the evenly spaced places in a step of these patches.
     """
 
-    media: Media
     attention: EncoderAttention
     reconstruction: NDArray[np.uint8]
     settings: EncoderSettings
@@ -228,8 +226,8 @@ class EncoderRecord(Record):
         L, A, grid = self.attention.layer_count, len(self.attention.query_patches), self.attention.grid
         t, h, w = grid
         _require_array("frames", self.frames, np.int64, (t, 2))
-        _require(0 <= self.frames.min() <= self.frames.max() < len(self.media.frames), "frames: outside the clip")
-        boxes_px, size_px = self.attention.boxes_px, np.array(self.media.size_px)
+        _require(0 <= self.frames.min() <= self.frames.max() < len(self.media[0].frames), "frames: outside the clip")
+        boxes_px, size_px = self.attention.boxes_px, np.array(self.media[0].size_px)
         _require(bool((boxes_px[:, :2] < boxes_px[:, 2:]).all()), "boxes_px: a patch without area")
         _require(float(np.abs(boxes_px).max()) <= 4 * size_px.max(), "boxes_px: far outside the picture")
         low, high = boxes_px[:, :2].min(axis=0), boxes_px[:, 2:].max(axis=0)
@@ -263,7 +261,7 @@ class EncoderRecord(Record):
 
     def __repr__(self) -> str:
         t, h, w = self.attention.grid
-        return f"{type(self).__name__}({self.media.source!r}, {self.provenance.model!r}, {t} x {h} x {w} patches)"
+        return f"{type(self).__name__}({self.media[0].source!r}, {self.provenance.model!r}, {t} x {h} x {w} patches)"
 
     @property
     def head_layer(self) -> int:

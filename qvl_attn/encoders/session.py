@@ -12,7 +12,7 @@ from qvl_attn.core.runtime import Progress, no_progress
 from qvl_attn.core.types import Media, Source
 from qvl_attn.core.version import __version__
 from qvl_attn.encoders.record import EncoderProvenance, EncoderSettings
-from qvl_attn.encoders.result import EncoderResult, request_folder
+from qvl_attn.encoders.result import EncoderResult, request_key, request_label
 from qvl_attn.encoders.spec import FAMILIES, family_of
 from qvl_attn.media.given import PictureLike, is_path, load_given
 from qvl_attn.media.image import load_picture, moves
@@ -21,6 +21,7 @@ from qvl_attn.media.video import open_clip
 from qvl_attn.model.checkpoint import check_config, find_on_disk
 from qvl_attn.model.checkpoint_files import read_object
 from qvl_attn.model.placement import EncoderLoadOptions, LoadSettings, sure_placement, torch_build
+from qvl_attn.results.result import request_folder
 from qvl_attn.results.session import Saved, Saving, find_results, run_session
 
 if TYPE_CHECKING:
@@ -161,7 +162,8 @@ def encoded(
 
 
 def _folder(saving: Saving, asked: EncoderRequest, provenance: EncoderProvenance) -> Path:
-    return request_folder(saving.out, asked.source, asked.settings, saving.drawing, provenance)
+    key = request_key(asked.source, asked.settings, provenance)
+    return request_folder(saving.out, [asked.source], request_label(provenance), key, saving.drawing)
 
 
 def _media(asked: EncoderRequest) -> Media:
@@ -172,5 +174,6 @@ def _found(folder: Path, asked: EncoderRequest) -> EncoderResult:
     """Return a saved result with its media as they were given: its folder keeps their names and drawn sizes alone."""
     result = EncoderResult.load(folder)
     if asked.settings.clip is None or isinstance(asked.picture, Media):
-        return replace(result, media=_media(asked))
-    return replace(result, media=replace(result.media, source=asked.source.source, path=asked.source.source))
+        return replace(result, media=(_media(asked),))
+    (stored,) = result.media
+    return replace(result, media=(replace(stored, source=asked.source.source, path=asked.source.source),))

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from qvl_attn.core.files import write_png
-from qvl_attn.core.runtime import Progress
 from qvl_attn.core.types import HeatMap
 from qvl_attn.encoders.captions import (
     describe_provenance,
@@ -24,9 +21,8 @@ from qvl_attn.encoders.record import EncoderRecord
 from qvl_attn.encoders.statistics import TITLES, statistics_of
 from qvl_attn.media.resize import Picture
 from qvl_attn.render.charts import DPI, GREY, INK, LINE, pixels_of, titled
-from qvl_attn.render.style import Drawing
 from qvl_attn.render.video_frame import FrameOverlay
-from qvl_attn.results.clip_export import export_frames, step_edges_s
+from qvl_attn.results.clip_export import step_edges_s
 
 SIZE_IN = (11.0, 6.6)
 NAMES = ("strongest", "distance_px", "entropy_bits")
@@ -64,11 +60,11 @@ def lines(record: EncoderRecord, heat: HeatMap) -> tuple[Line, ...]:
     return tuple(result)
 
 
-def draw_steps(record: EncoderRecord, heat: HeatMap, title: str) -> Picture:
+def draw_timeline(record: EncoderRecord, heat: HeatMap) -> Picture:
     """Draw the statistics one beneath the other over the seconds of the clip: (H, W, 3) uint8 RGB."""
     figure = Figure(figsize=SIZE_IN, dpi=DPI, facecolor="white")
     canvas, step_lines = FigureCanvasAgg(figure), lines(record, heat)
-    edges = step_edges_s(record.media, record.attention.grid[0])
+    edges = step_edges_s(record.media[0], record.attention.grid[0])
     panels = figure.subplots(len(step_lines), 1, sharex=True)
     for axes, line in zip(panels, step_lines, strict=True):
         axes.set_title(line.title, loc="left", fontsize=11, color=INK)
@@ -81,42 +77,15 @@ def draw_steps(record: EncoderRecord, heat: HeatMap, title: str) -> Picture:
     panels[-1].set_xlim(float(edges[0]), float(edges[-1]))
     figure.legend(*panels[0].get_legend_handles_labels(), loc="lower left", ncols=2, frameon=False)
     figure.tight_layout(rect=(0, 0.02, 1, 1))
-    return titled(pixels_of(canvas), title)
+    return titled(pixels_of(canvas), f"{describe_provenance(record)} · {heat_map_title(record, heat)}")
 
 
 Box = tuple[float, float, float, float]
 
 
-def export_clip(
-    folder: Path, record: EncoderRecord, heat: HeatMap, drawing: Drawing, captions: tuple[str, ...], progress: Progress
-) -> tuple[list[str], list[str]]:
-    """Draw the clip of an encoder's result with its heat map, and the timeline.
-
-    The map is drawn on the visible region of a frame; the rest of the frame is faded, and a caption says so.
-
-    Args:
-        folder: the folder of the result.
-        record: the result of a clip.
-        heat: the map of each step, of one layer, on the scale of the clip.
-        drawing: size, colours and interpolation.
-        captions: lines beneath each frame.
-        progress: called with (stage, done, total).
-
-    Returns:
-        The files that were written, and notes for the reader.
-    """
-    clip_settings = record.settings.clip
-    source_fps = clip_settings.source_fps if clip_settings else None
-    overlay = frame_overlay(record, heat, captions)
-    files, notes = export_frames(folder, record.media, source_fps, overlay, drawing, progress)
-    title = f"{describe_provenance(record)} · {heat_map_title(record, heat)}"
-    write_png(folder / "timeline.png", draw_steps(record, heat, title))
-    return [*files, "timeline.png"], notes
-
-
 def frame_overlay(record: EncoderRecord, heat: HeatMap, captions: tuple[str, ...]) -> FrameOverlay:
     """Return the heat map and the captions for the frames of the exported clip."""
-    media, region = record.media, visible_region(record)
+    media, region = record.media[0], visible_region(record)
     steps = np.searchsorted(record.frames[:, 1], np.arange(len(media.frames)))
     return FrameOverlay(
         heat=heat,
@@ -142,7 +111,7 @@ def visible_region(record: EncoderRecord) -> Box | None:
     """Return the region of a frame that the encoder sees, xyxy as fractions of its sides; None if it is all of it."""
     if describe_visible_region(record) is None:
         return None
-    (x0, y0, x1, y1), (width, height) = visible_box_px(record.attention), record.media.size_px
+    (x0, y0, x1, y1), (width, height) = visible_box_px(record.attention), record.media[0].size_px
     return x0 / width, y0 / height, x1 / width, y1 / height
 
 

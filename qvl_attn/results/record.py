@@ -1,9 +1,16 @@
-"""The fields that the records of all kinds of results share."""
+"""What every kind of result shares: the fields of its record, and the protocol of the maps that are drawn from it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from qvl_attn.attribution.selection import Pairs
+from qvl_attn.core.types import HeatMap, Media, TokenGrid
+from qvl_attn.media.sampling import ClipSettings
+
+Over = Literal["mean", "max", "min"]
 
 
 @dataclass(frozen=True)
@@ -29,15 +36,108 @@ class Provenance:
     device: str
 
 
+class RecordSettings(Protocol):
+    """What the settings of every kind have in common."""
+
+    @property
+    def clip(self) -> ClipSettings | None:
+        """Which frames of a clip were sampled; None for pictures."""
+
+    @property
+    def stretch(self) -> bool:
+        """Whether pictures of more than 8 bits were scaled by the range that they use."""
+
+
+@dataclass(frozen=True)
+class MapSelection:
+    """Which map of a result: the attention of one query in some layers, joined over heads; or the map of a method.
+
+    Attributes:
+        query: one of the queries of the map source.
+        layers: the layers that are averaged, 0-based, ascending; may be empty for a method.
+        heads: the (layer, head) pairs that are averaged; None for all heads of the layers.
+        over: how heads are joined.
+        method: name of the method whose map it is; `mean` for plain attention.
+    """
+
+    query: str
+    layers: tuple[int, ...] = ()
+    heads: Pairs | None = None
+    over: Over = "mean"
+    method: str = "mean"
+
+
+@dataclass(frozen=True)
+class Description:
+    """The texts around a drawn map.
+
+    Attributes:
+        label: short text beneath a small map, such as `layer 18`.
+        title: the large line above: the question, or what the map shows.
+        answer: the coloured line beneath it: the answer, or the shares of the attention.
+        lines: grey lines beneath the map: query, layers, heads, model.
+    """
+
+    label: str
+    title: str
+    answer: str
+    lines: tuple[str, ...]
+
+
+class MapSource(Protocol):
+    """Where figures, films, pages and the store take their maps from.
+
+    A cell of a grid is one vision token of a question, or one patch of an encoder.
+    """
+
+    @property
+    def grids(self) -> tuple[TokenGrid, ...]:
+        """The cells of each picture, or of the clip."""
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The numbers of the recorded layers, ascending from 0."""
+
+    @property
+    def queries(self) -> tuple[str, ...]:
+        """The queries that have sheets of layers, that of the headline first."""
+
+    @property
+    def headline(self) -> MapSelection:
+        """The map that is drawn largest."""
+
+    def heat_map(self, selection: MapSelection) -> tuple[HeatMap, ...]:
+        """Return the map on each picture, unfiltered, all on one scale.
+
+        Raises:
+            InputError: there is no such layer, head, query or method.
+            CaptureError: there is no attention on the pictures.
+        """
+
+    def describe(self, selection: MapSelection) -> Description:
+        """Return the texts around a map."""
+
+
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Record:
     """Fields of every kind of result.
 
     Attributes:
+        media: the pictures, in order, or the clip.
+        settings: what was asked for.
+        provenance: versions, model and device.
         seconds: duration of each stage.
         peak_memory_bytes: peak of each stage: `host` for the process, `device` for what torch holds on a GPU; `before`
             is the memory of the process when the stage began.
     """
 
+    media: tuple[Media, ...]
+    settings: Any  # each kind has its own type, a `RecordSettings`
+    provenance: Provenance
     seconds: Mapping[str, float] = field(default_factory=dict)
     peak_memory_bytes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+    @property
+    def is_clip(self) -> bool:
+        """Whether it is the result of a clip."""
+        return self.media[0].clip is not None

@@ -36,6 +36,7 @@ from qvl_attn.render.layout import (
 from qvl_attn.render.lettering import undrawable
 from qvl_attn.render.overlay import drawn_size_px
 from qvl_attn.render.style import Drawing
+from qvl_attn.render.video_frame import FrameOverlay
 from qvl_attn.vqa.record import VqaRecord
 
 MAX_WORDS = 48
@@ -98,6 +99,18 @@ class DrawnResult:
             scale = "own scale" if drawing.scale == "layer" else "scale shared by all layers"
             caption = [f"{panel.label} · {description} · {scale}", *self._describe_steps()]
             yield f"layers/layer_{layer:02d}.png", partial(self._draw_large, pictures, panel, caption)
+
+    def frame_overlay(self) -> FrameOverlay:
+        """Return the maps and texts for the frames of a clip's video."""
+        from qvl_attn.vqa.timeline import frame_overlay  # loads matplotlib
+
+        return frame_overlay(self.result, self.headline[0], self.foot)
+
+    def timeline(self) -> Picture:
+        """Draw the timeline of a clip: (H, W, 3) uint8 RGB."""
+        from qvl_attn.vqa.timeline import draw_timeline  # loads matplotlib
+
+        return draw_timeline(self.result)
 
     def overlay(self, boxes: Sequence[NDArray[np.float64]] = (), further_lines: Sequence[str] = ()) -> np.ndarray:
         """Draw the headline map, large: (H, W, 3) uint8 RGB.

@@ -15,7 +15,7 @@ from qvl_attn.attribution.settings import Headline, QuestionOptions, Settings, h
 from qvl_attn.attribution.similarity import Sanity
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.options import with_types
-from qvl_attn.core.types import Capture, HeatMap, IntArray, Media, Scale
+from qvl_attn.core.types import Capture, HeatMap, IntArray, Scale
 from qvl_attn.results.record import Provenance, Record
 
 MAX_LAYERS = 4096
@@ -39,7 +39,7 @@ class VqaProvenance(Provenance):
             raise ValueError(f"{self.layer_count} layers of {self.head_count} heads")
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class VqaRecord(Record):
     """One question about one prompt's pictures, or about one clip.
 
@@ -55,7 +55,6 @@ class VqaRecord(Record):
             (temperature 1, no penalty, end token not counted); 0 for an empty answer.
         supplied_answer: the answer given with `answer`, to which the maps then belong; None if there is none.
         supplied_logprob: like `answer_logprob`, for the supplied answer.
-        media: the pictures, in prompt order, or the clip.
         capture: the attention rows.
         settings: settings of the question.
         provenance: versions, model and settings behind the result.
@@ -72,7 +71,6 @@ class VqaRecord(Record):
     answer_logprob: float
     supplied_answer: str | None
     supplied_logprob: float | None
-    media: tuple[Media, ...]
     capture: Capture
     settings: Settings
     provenance: VqaProvenance

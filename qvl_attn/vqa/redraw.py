@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from qvl_attn.attribution.faithfulness import CONTROLS, Curves
 from qvl_attn.attribution.methods.registry import METHODS
@@ -23,51 +22,9 @@ from qvl_attn.core.types import Media
 from qvl_attn.media.given import PictureLike, is_path, listed, load_given
 from qvl_attn.media.image import check_local
 from qvl_attn.media.sampling import ClipSettings
-from qvl_attn.results.run_folder import RUN_FILE
-from qvl_attn.results.store import damage, is_complete
-from qvl_attn.vqa.result import REMEDY, Result
+from qvl_attn.vqa.result import Result
 
 PLAIN = "mean"  # the method that is plain attention and therefore always available
-
-
-def read_result(folder: str | os.PathLike[str]) -> Result:
-    """Read a saved result.
-
-    Raises:
-        InputError: the folder does not exist, or holds something else.
-        StoreError: the result is damaged.
-    """
-    path, name = Path(folder), check_local(os.fspath(folder))
-    if not os.path.isdir(path):  # pathlib raises on names that are too long  # noqa: PTH112
-        problem = "is not a folder" if os.path.lexists(path) else "does not exist"
-        raise InputError(f"{name} {problem}", "name the folder of a result: result.json is in it")
-    if os.path.isfile(path / RUN_FILE):  # noqa: PTH113
-        raise InputError(f"{name} is the folder of a run over many samples", "name a result that ask or video wrote")
-    if not is_complete(path):
-        inner = next(iter(sorted(path.glob("*/result.json"))), None)
-        hint = (
-            f"it contains results: name one, such as {inner.parent}"
-            if inner
-            else "name a result that ask or video wrote"
-        )
-        raise InputError(f"{name} is not a complete result: it has no result.json", hint)
-    result = Result.load(path)
-    with damage(name, REMEDY):
-        result.heatmaps()
-    return result
-
-
-def check_whole(folder: Path) -> None:
-    """Check that a folder is a whole result, so that something may be written into it or beside it.
-
-    Raises:
-        InputError: it is one pass of a result, whose folder must not change.
-    """
-    passes = folder.absolute().parent
-    if passes.name == "passes" and is_complete(passes.parent):
-        raise InputError(
-            f"{folder} is one pass of a result", f"name the whole result, {passes.parent}, or {argument('out')}"
-        )
 
 
 def redrawn(

@@ -15,9 +15,10 @@ from qvl_attn.core.types import Media, Source
 from qvl_attn.core.version import __version__
 from qvl_attn.model.checkpoint import Checkpoint, find_on_disk, read_config
 from qvl_attn.model.placement import LoadOptions, LoadSettings, sure_placement
+from qvl_attn.results.result import request_folder
 from qvl_attn.results.session import Saved, Saving, find_results, run_session
 from qvl_attn.results.store import is_complete
-from qvl_attn.vqa.result import Result, request_folder
+from qvl_attn.vqa.result import Result, request_key
 
 if TYPE_CHECKING:
     from qvl_attn.media.given import PictureLike
@@ -223,7 +224,8 @@ def result_folder(engine: Engine, prompt: Question, media: Sequence[Media], savi
         saving: where the result is saved.
     """
     made_by = engine.made_by(prompt.attention)
-    return request_folder(saving.out, media, prompt.prompt.question, prompt.settings, saving.drawing, made_by)
+    (folder,) = _request_folders(saving, media, prompt.prompt.question, prompt.settings, made_by, [prompt.attention])
+    return folder
 
 
 def _request_folders(
@@ -235,7 +237,5 @@ def _request_folders(
     modes: Sequence[str],
 ) -> list[Path]:
     """Return the folder of a result for each kind of attention: see `request_folder`."""
-    return [
-        request_folder(saving.out, media, question, settings, saving.drawing, {**made_by, "attention": mode})
-        for mode in modes
-    ]
+    keys = [request_key(media, question, settings, {**made_by, "attention": mode}) for mode in modes]
+    return [request_folder(saving.out, media, question, key, saving.drawing) for key in keys]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -14,8 +13,6 @@ from PIL import Image
 from qvl_attn.attribution.heatmap import mean_over, over_chance
 from qvl_attn.attribution.methods.registry import METHODS
 from qvl_attn.attribution.selection import describe_heads, describe_layers
-from qvl_attn.core.files import write_png
-from qvl_attn.core.runtime import Progress
 from qvl_attn.core.text import shortened
 from qvl_attn.core.types import HeatMap
 from qvl_attn.media.resize import Picture
@@ -23,9 +20,8 @@ from qvl_attn.model.token_grid import frames_per_step
 from qvl_attn.render import lettering
 from qvl_attn.render.layout import ACCENT, GREY, INK, LABEL_PX, PAGE, TITLE_PX
 from qvl_attn.render.lettering import line_height_px
-from qvl_attn.render.style import Drawing
 from qvl_attn.render.video_frame import FrameOverlay
-from qvl_attn.results.clip_export import export_frames, step_edges_s
+from qvl_attn.results.clip_export import step_edges_s
 from qvl_attn.vqa.record import VqaRecord
 
 WIDTH_PX, CHART_HEIGHT_PX, MARGIN_PX, DPI = 1500, 640, 48, 100
@@ -134,29 +130,6 @@ def _chart(result: VqaRecord) -> Picture:
     figure.legend(*axes.get_legend_handles_labels(), loc="upper left", bbox_to_anchor=(0.695, 0.96), frameon=False)
     canvas.draw()  # type: ignore[no-untyped-call]
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]
-
-
-def export_clip(
-    folder: Path, result: VqaRecord, heat: HeatMap, drawing: Drawing, captions: tuple[str, ...], progress: Progress
-) -> tuple[list[str], list[str]]:
-    """Draw a clip's result: its video, sampled frames and timeline.
-
-    Args:
-        folder: folder to write into.
-        result: result of one clip.
-        heat: the headline's map of each step.
-        drawing: how to draw.
-        captions: description of the map, for the foot of each frame.
-        progress: called with (stage, done, total).
-
-    Returns:
-        The names of the written files, and notes for the reader.
-    """
-    source_fps = result.settings.clip.source_fps if result.settings.clip else None
-    overlay_text = frame_overlay(result, heat, captions)
-    files, notes = export_frames(folder, result.media[0], source_fps, overlay_text, drawing, progress)
-    write_png(folder / "timeline.png", draw_timeline(result))
-    return [*files, "timeline.png"], notes
 
 
 def frame_overlay(result: VqaRecord, heat: HeatMap, captions: tuple[str, ...]) -> FrameOverlay:

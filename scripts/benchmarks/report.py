@@ -109,7 +109,17 @@ def large_result(layers: int = 28, heads: int = 28, words: int = 40, rows: int =
     )
     provenance = VqaProvenance("0", "0", "0", "random", "0", "float32", "cpu", "eager", layers, max(heads, 1), {}, {})
     media = Media("picture", picture[None], np.zeros(1), size_px, "noise.png", "0")
-    return Result(question, "two cats", 0.0, None, None, (media,), capture, Settings(), provenance)
+    return Result(
+        question=question,
+        answer="two cats",
+        answer_logprob=0.0,
+        supplied_answer=None,
+        supplied_logprob=None,
+        media=(media,),
+        capture=capture,
+        settings=Settings(),
+        provenance=provenance,
+    )
 
 
 def figures_of_page(address: str, layers: int, words: int) -> dict[str, float | str]:

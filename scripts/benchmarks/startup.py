@@ -137,7 +137,17 @@ def synthetic_result() -> Result:
     versions |= {"dtype": "float32", "device": "cpu", "attention": "eager"}
     provenance = VqaProvenance(**versions, layer_count=LAYERS, head_count=HEADS, generation={}, processor_size={})
     media = Media("picture", photograph(rng)[None], np.zeros(1), SIZE_PX, "photograph.png", "")
-    return Result(QUESTION, ANSWER, -1.0, None, None, (media,), capture, Settings(), provenance)
+    return Result(
+        question=QUESTION,
+        answer=ANSWER,
+        answer_logprob=-1.0,
+        supplied_answer=None,
+        supplied_logprob=None,
+        media=(media,),
+        capture=capture,
+        settings=Settings(),
+        provenance=provenance,
+    )
 
 
 def time_drawing(times: int) -> dict[str, float | str]:

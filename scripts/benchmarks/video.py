@@ -26,9 +26,9 @@ from qvl_attn.core.runtime import Stages
 from qvl_attn.media.mp4 import write_mp4
 from qvl_attn.media.video import open_clip
 from qvl_attn.render.video_frame import FrameRenderer
-from qvl_attn.results.clip_export import PRESET, QUALITY
+from qvl_attn.results.clip_export import PRESET, QUALITY, export_frames
 from qvl_attn.vqa.result import Result
-from qvl_attn.vqa.timeline import export_clip, frame_overlay
+from qvl_attn.vqa.timeline import frame_overlay
 
 SIZE_PX, FPS = (1280, 720), 25
 
@@ -89,7 +89,8 @@ def speeds(result: Result, path: Path, repeats: int, smooth: bool) -> dict[str, 
 
         def export() -> None:
             with tempfile.TemporaryDirectory(dir=folder) as out:
-                export_clip(Path(out), result, result.heatmap(), drawing, ("caption",), lambda *values: None)
+                overlay = frame_overlay(result, result.heatmap(), ("caption",))
+                export_frames(Path(out), result.media[0], None, overlay, drawing, lambda *values: None)
 
         def encode() -> None:
             write_mp4(

@@ -38,7 +38,7 @@ def point_at(page, result, place, click=False):
     """Move the pointer to the middle of a patch, or click it."""
     box = page.locator("#picture").bounding_box()
     x0, y0, x1, y1 = result.attention.boxes_px[place].tolist()
-    x, y = (x0 + x1) / 2 / result.media.size_px[0], (y0 + y1) / 2 / result.media.size_px[1]
+    x, y = (x0 + x1) / 2 / result.media[0].size_px[0], (y0 + y1) / 2 / result.media[0].size_px[1]
     at = box["x"] + x * box["width"], box["y"] + y * box["height"]
     page.mouse.move(*at)
     if click:
@@ -403,7 +403,7 @@ def test_the_map_and_the_reconstruction_lie_over_what_the_encoder_sees(open_enco
     wait_until_drawn(page)
     assert page.locator("#back").get_attribute("aria-pressed") == "true"
     whole = page.locator("#picture").bounding_box()
-    boxes, (width, height) = result.attention.boxes_px, result.media.size_px
+    boxes, (width, height) = result.attention.boxes_px, result.media[0].size_px
     want = [boxes[0, 0] / width, boxes[0, 1] / height, boxes[-1, 2] / width, boxes[-1, 3] / height]
     for part in ("map", "turned-back"):
         box = page.locator(f"#{part}").bounding_box()

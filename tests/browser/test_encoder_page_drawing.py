@@ -226,7 +226,7 @@ def test_without_scripts_a_picture_of_the_map_is_there(open_encoder_page, encode
 @pytest.mark.parametrize("name", ["cls", "crop"])
 def test_the_still_picture_has_the_map_where_the_encoder_sees(encoder_results, name):
     result = encoder_results(name)
-    picture = resize_picture(result.media.frames[0], (320, 240))
+    picture = resize_picture(result.media[0].frames[0], (320, 240))
     values = result.attention.map("cls", 2)
     left, right = (40, 280) if name == "crop" else (0, 320)
     spread = upsample(np.ascontiguousarray(values[0]), (right - left, 240), Drawing())

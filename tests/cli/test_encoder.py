@@ -27,6 +27,7 @@ from qvl_attn.media import image as media_image
 from qvl_attn.media.mp4 import write_mp4
 from tests.conftest import numbered_frames
 from tests.helpers import tiny_encoders
+from tests.helpers.encoder_records import skip_drawing
 from tests.helpers.processes import ENV, PATIENCE_S
 
 
@@ -50,10 +51,7 @@ def media_dir() -> Path:
 
 def undraw(patch) -> None:
     """Skip drawings and page: they take most of the time of a small result, and have tests of their own."""
-    drawn = encoder_result.DrawnEncoderResult
-    patch.setattr(encoder_result, "embedding_images", lambda *args: ())
-    patch.setattr(drawn, "images", lambda drawing: () if drawing._is_clip else [("picture_1.png", drawing._original)])
-    patch.setattr("qvl_attn.encoders.timeline.export_clip", lambda *args: ([], []))
+    skip_drawing(patch)
     patch.setattr(encoder_result, "encoder_html", lambda *args: "<!doctype html>")
 
 
@@ -129,7 +127,7 @@ def test_one_json_object_per_result(tmp_path):
     for row in rows:
         result = EncoderResult.load(row["folder"])
         assert list(result.attention.grid) == row["grid"]
-        assert ("heatmap" in row) == (result.media.clip is not None)
+        assert ("heatmap" in row) == (result.media[0].clip is not None)
         assert row["headline"]["query"] == "cls"
         assert len(row["layers"]) == tiny_encoders.LAYERS
 

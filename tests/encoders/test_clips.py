@@ -23,12 +23,13 @@ from qvl_attn.encoders import inputs as inputs_module
 from qvl_attn.encoders.inputs import load_encoder_clip
 from qvl_attn.encoders.record import EncoderSettings
 from qvl_attn.encoders.statistics import statistics_of
-from qvl_attn.encoders.timeline import draw_steps, export_clip, frame_overlay, heat_map_title, lines, visible_region
+from qvl_attn.encoders.timeline import draw_timeline, frame_overlay, heat_map_title, lines, visible_region
 from qvl_attn.media.image import load_picture
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.media.video import open_clip
 from qvl_attn.render.style import Drawing
 from qvl_attn.render.video_frame import FrameOverlay, FrameRenderer
+from qvl_attn.results.clip_export import export_frames
 from qvl_attn.vqa.clip import load_clip
 from tests.conftest import DEMO_PICTURES, numbered_frames
 from tests.helpers import tiny_encoders
@@ -60,7 +61,8 @@ def heat_of(result, values=None, query=None, layer=1, scale=None):
 
 def export(folder, result, heat, drawing=CELLS, captions=()):
     folder.mkdir()
-    return export_clip(folder, result, heat, drawing, captions, no_progress)
+    settings, overlay = result.settings.clip, frame_overlay(result, heat, captions)
+    return export_frames(folder, result.media[0], settings.source_fps, overlay, drawing, no_progress)
 
 
 def frames_of(path):
@@ -155,13 +157,13 @@ def test_qwens_frames_are_those_of_a_question_two_a_step(demo, fps, end_s, steps
     clip_settings = ClipSettings(fps=fps, end_s=end_s)
     media = load_clip(demo.engine.processor, open_clip(CLIP), Settings(clip=clip_settings, max_pixels=9000))
     result = encode_clip(tiny_encoders.QWEN, clip_settings=clip_settings, max_pixels=9000)
-    assert np.array_equal(result.media.frames, media.frames)
-    assert np.array_equal(result.media.times_s, media.times_s)
+    assert np.array_equal(result.media[0].frames, media.frames)
+    assert np.array_equal(result.media[0].times_s, media.times_s)
     count = len(media.frames)
     assert result.frames.tolist() == [[2 * i, min(2 * i + 1, count - 1)] for i in range(steps)]
     assert frame_overlay(result, heat_of(result), ()).steps == [i // 2 for i in range(count)]
-    assert result.reconstruction.shape[1:3] == result.media.frames.shape[1:3]
-    assert np.abs(result.reconstruction.astype(int) - result.media.frames[::2].astype(int)).max() <= 1
+    assert result.reconstruction.shape[1:3] == result.media[0].frames.shape[1:3]
+    assert np.abs(result.reconstruction.astype(int) - result.media[0].frames[::2].astype(int)).max() <= 1
 
 
 def test_large_frames_are_reduced_and_their_patches_lie_in_the_original(tmp_path):
@@ -169,10 +171,10 @@ def test_large_frames_are_reduced_and_their_patches_lie_in_the_original(tmp_path
     folder = numbered_folder(tmp_path / "large", large)
     result = encode_clip("clip", folder, ClipSettings(fps=24))
     means = large.reshape(2, 550, 2, 1024, 2, 3).mean(axis=(2, 4))
-    assert result.media.frames.shape == means.shape
-    assert np.abs(result.media.frames - means).max() <= 1
-    assert result.media.size_px == (2048, 1100)
-    assert [note for note in result.media.notes if "2048 x 1100 px are reduced to 1024 x 550 px" in note]
+    assert result.media[0].frames.shape == means.shape
+    assert np.abs(result.media[0].frames - means).max() <= 1
+    assert result.media[0].size_px == (2048, 1100)
+    assert [note for note in result.media[0].notes if "2048 x 1100 px are reduced to 1024 x 550 px" in note]
     whole = tiny_encoders.encoder("clip").encode(load_picture(folder / "00000.png"), EncoderSettings())
     assert np.abs(result.attention.boxes_px[:25] - whole.attention.boxes_px).max() < 2, (
         "half an input pixel is seven pixels of the original"
@@ -286,7 +288,7 @@ def test_the_right_cells_of_the_right_frames_are_lit(name, tmp_path):
         assert levels(page, boxes) == pytest.approx(want, abs=12), f"frame {i}, after H.264"
         drawn = np.asarray(Image.open(tmp_path / "exported" / "frames" / f"{i:06d}.png"))
         assert levels(drawn, boxes) == pytest.approx(want, abs=1), f"frame {i}"
-    assert files == ["heatmap.mp4", *(f"frames/{i:06d}.png" for i in range(7)), "timeline.png"]
+    assert files == ["heatmap.mp4", *(f"frames/{i:06d}.png" for i in range(7))]
     assert sorted(files) == sorted(
         str(path.relative_to(tmp_path / "exported")) for path in (tmp_path / "exported").rglob("*") if path.is_file()
     )
@@ -310,7 +312,7 @@ def test_what_the_encoder_did_not_see_is_faded(clip_result, tmp_path):
         outside = drawn[~visible & ~border]
         assert (np.ptp(outside, axis=1) == 0).all()
         assert outside.min() > 150
-        original = clip_result.media.frames[i].astype(float).mean(axis=2)[~visible & ~border]
+        original = clip_result.media[0].frames[i].astype(float).mean(axis=2)[~visible & ~border]
         assert np.corrcoef(outside[:, 0], original)[0, 1] > 0.9, "the picture still shows"
         inside = drawn[visible & ~border]
         assert set(np.unique(inside, axis=0)[:, 0]) <= {*COLORS[:, 0]}
@@ -436,7 +438,7 @@ def test_a_frame_that_lasts_several_steps_is_drawn_with_the_map_of_each(tmp_path
     for number in (2, 3, 4):
         (folder / f"{number:05d}.png").unlink()
     result = encode_clip("dino", folder, ClipSettings(fps=5, end_s=1.2, source_fps=5))
-    assert result.media.facts.frame_indices == (0, 1, 1, 1, 1, 2)
+    assert result.media[0].facts.frame_indices == (0, 1, 1, 1, 1, 2)
     values, lit = planted(result)
     export(tmp_path / "exported", result, heat_of(result, values, scale=Scale(0, 1)))
     exported = frames_of(tmp_path / "exported" / "heatmap.mp4")
@@ -513,11 +515,11 @@ def test_the_chart_of_the_statistics(clip_result):
     def pixel_count(page, color):
         return int((page == color).all(axis=2).sum())
 
-    page = draw_steps(clip_result, heat_of(clip_result), "a query")
+    page = draw_timeline(clip_result, heat_of(clip_result))
     assert page.dtype == np.uint8
     assert pixel_count(page, (0x2F, 0x66, 0x90)) > 3 * 800, "three lines from end to end"
     assert page[-1].min() == page[:, -1].min() == 255, "nothing is cut off"
-    steps = draw_steps(clip_result, heat_of(clip_result, np.ones((8, 5, 5), np.float32)), "a query")
+    steps = draw_timeline(clip_result, heat_of(clip_result, np.ones((8, 5, 5), np.float32)))
     assert not np.array_equal(page, steps)
 
 
@@ -529,9 +531,9 @@ def test_real_clips(shared_data, clip, tmp_path):
     result = encode_clip("clip", path, ClipSettings(fps=2, end_s=1))
     values, lit = planted(result)
     export(tmp_path / "exported", result, heat_of(result, values, scale=Scale(0, 1)))
-    left = max(0, (320 - result.media.size_px[0]) // 2)
+    left = max(0, (320 - result.media[0].size_px[0]) // 2)
     exported, boxes = frames_of(tmp_path / "exported" / "heatmap.mp4"), result.attention.boxes_px[:25]
     assert exported[0][0] == 0
-    for sample, number in enumerate(result.media.facts.frame_indices):
+    for sample, number in enumerate(result.media[0].facts.frame_indices):
         drawn = np.asarray(Image.open(tmp_path / "exported" / "frames" / f"{number:06d}.png"))
         assert int(np.argmax(levels(drawn, boxes, left))) == lit[sample]

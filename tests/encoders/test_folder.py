@@ -13,15 +13,17 @@ import numpy as np
 import pytest
 import torch
 
-from qvl_attn.core.errors import ResultExistsError, StoreError
-from qvl_attn.encoders import result as result_module
+from qvl_attn.core.errors import InputError, ResultExistsError, StoreError
+from qvl_attn.encoders import result as encoder_module
 from qvl_attn.encoders.inputs import load_encoder_clip
 from qvl_attn.encoders.record import EncoderSettings, SaliencyMap
-from qvl_attn.encoders.result import EncoderResult, request_folder
+from qvl_attn.encoders.result import EncoderResult
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.render.style import Drawing
+from qvl_attn.results import result as result_module
 from qvl_attn.results import store
 from tests.helpers import tiny_encoders
+from tests.helpers.encoder_records import encoder_folder, skip_drawing
 
 SMALL = Drawing(draw_size_px=64)
 CLIP = ClipSettings(fps=2, max_frames=3)
@@ -67,16 +69,6 @@ def saved(name: str) -> Path:
         if name not in DRAWN:
             skip_drawing(patch)
         return encoded(name).save(tiny_encoders.root() / "results", SMALL)
-
-
-def skip_drawing(patch) -> None:
-    patch.setattr(result_module, "embedding_images", lambda *args: ())
-    patch.setattr(
-        result_module.DrawnEncoderResult,
-        "images",
-        lambda drawn: () if drawn._is_clip else [("picture_1.png", drawn._original)],
-    )
-    patch.setattr("qvl_attn.encoders.timeline.export_clip", lambda *args: ([], []))
 
 
 @pytest.fixture
@@ -130,9 +122,9 @@ def test_a_saved_result_is_loaded_unchanged(name):
         for field in fields(SaliencyMap):
             assert same(getattr(saliency, field.name), getattr(loaded_saliency, field.name)), field.name
     for attribute in ("kind", "times_s", "size_px", "source", "sha256", "notes", "clip"):
-        assert same(getattr(result.media, attribute), getattr(loaded.media, attribute)), attribute
-    if result.media.clip is not None:  # a picture is saved at the size that it was drawn at
-        assert same(result.media.frames, loaded.media.frames)
+        assert same(getattr(result.media[0], attribute), getattr(loaded.media[0], attribute)), attribute
+    if result.media[0].clip is not None:  # a picture is saved at the size that it was drawn at
+        assert same(result.media[0].frames, loaded.media[0].frames)
     assert {*loaded.seconds} == {*result.seconds, "draw"}
     assert {*loaded.peak_memory_bytes} == {*result.peak_memory_bytes, "draw"}
 
@@ -187,12 +179,12 @@ def test_the_arrays_have_the_documented_names_and_shapes(name):
     mean = arrays["weights_by_head"].mean(axis=1)
     assert np.abs(arrays["weights"] - mean).max() < 1e-6
     assert np.abs(arrays["vision_mass"] - mean.reshape(L, Q, t, -1).sum(axis=-1).mean(axis=-1)).max() < 1e-6
-    if result.media.clip is not None:
+    if result.media[0].clip is not None:
         first, last = result.frames[:, 0], result.frames[:, 1]
         assert arrays["times_s"].reshape(t, -1, 2)[:, 0].tolist() == [
-            [result.media.times_s[a], result.media.times_s[b]] for a, b in zip(first, last, strict=True)
+            [result.media[0].times_s[a], result.media[0].times_s[b]] for a, b in zip(first, last, strict=True)
         ]
-        numbers = result.media.clip.frame_indices
+        numbers = result.media[0].clip.frame_indices
         assert arrays["frame_span"][:: h * w].tolist() == [
             [numbers[a], numbers[b]] for a, b in zip(first, last, strict=True)
         ]
@@ -264,8 +256,8 @@ def test_only_the_same_request_has_the_same_name():
     result = encoded("clip")
     settings, drawing, provenance = result.settings, SMALL, result.provenance
 
-    def name(media=result.media, settings=settings, drawing=drawing, provenance=provenance):
-        return request_folder(Path("out"), media, settings, drawing, provenance).name
+    def name(media=result.media[0], settings=settings, drawing=drawing, provenance=provenance):
+        return encoder_folder(Path("out"), media, settings, drawing, provenance).name
 
     first = name()
     assert first == saved("clip").name
@@ -299,7 +291,7 @@ def test_only_the_same_request_has_the_same_name():
         "denoise": "median",
     }
     assert {*changed_drawing} == {field.name for field in fields(Drawing)}
-    names = [first, name(media=replace(result.media, sha256="1" * 64))]
+    names = [first, name(media=replace(result.media[0], sha256="1" * 64))]
     names += [
         name(settings=replace(settings, **({"texts": ()} if field == "saliency" else {}), **{field: value}))
         for field, value in changed_settings.items()
@@ -314,8 +306,8 @@ def test_only_the_same_request_has_the_same_name():
 def test_names_are_safe(tmp_path):
     result = encoded("dino")
     for source in ("../../etc/passwd", "a\x1b[31m\nb.png", "猫 \udcff.png", "x" * 300 + ".png", "con.png", ""):
-        target = request_folder(
-            tmp_path, replace(result.media, source=source), result.settings, SMALL, result.provenance
+        target = encoder_folder(
+            tmp_path, replace(result.media[0], source=source), result.settings, SMALL, result.provenance
         )
         assert target.parent == tmp_path
         assert len(target.name) < 100
@@ -324,8 +316,10 @@ def test_names_are_safe(tmp_path):
 
 def test_a_source_that_is_not_unicode_is_saved(tmp_path, undrawn):
     result = encoded("dino")
-    folder = replace(result, media=replace(result.media, source="/x/a\udcff<script>\x1b.png")).save(tmp_path, SMALL)
-    assert EncoderResult.load(folder).media.source == "a?<script>\x1b.png"
+    folder = replace(result, media=(replace(result.media[0], source="/x/a\udcff<script>\x1b.png"),)).save(
+        tmp_path, SMALL
+    )
+    assert EncoderResult.load(folder).media[0].source == "a?<script>\x1b.png"
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "<script>\x1b" not in page
 
@@ -375,8 +369,8 @@ def test_a_clip_of_a_file_is_loaded_unchanged(tmp_path, undrawn):
     media = load_encoder_clip(encoder.spec, encoder.processor, tmp_path / "m.mp4", clip_settings, settings)
     result = encoder.encode(media, settings)
     loaded = EncoderResult.load(result.save(tmp_path / "out", SMALL))
-    assert same(loaded.media.frames, result.media.frames)
-    assert loaded.media.clip == result.media.clip
+    assert same(loaded.media[0].frames, result.media[0].frames)
+    assert loaded.media[0].clip == result.media[0].clip
     assert loaded.settings == settings
 
 
@@ -435,13 +429,13 @@ def test_arrays_that_are_missing_or_changed_are_refused(monkeypatch):
     arrays = result_module.read_npz(folder / "attention.npz")
     for name in NEEDED:
         without = {key: values for key, values in arrays.items() if key != name}
-        monkeypatch.setattr(result_module, "read_npz", lambda path, without=without: without)
+        monkeypatch.setattr(result_module, "read_npz", lambda *args, without=without: without)
         load_error(folder)
         for change in ("longer", "text", "deeper", "nan"):
             if (name, change) == ("grid_thw", "longer"):
                 continue  # only the first row is read
             spoilt = arrays | {name: spoil(arrays[name], change)}
-            monkeypatch.setattr(result_module, "read_npz", lambda path, spoilt=spoilt: spoilt)
+            monkeypatch.setattr(result_module, "read_npz", lambda *args, spoilt=spoilt: spoilt)
             load_error(folder)
 
 
@@ -528,9 +522,9 @@ def test_hostile_json_is_refused_or_harmless(damaged, monkeypatch, name):
     """With any value at any path: a result whose fields have their types, or an error of one line."""
     folder, value = damaged(name), json_of(saved(name))
     arrays = result_module.read_npz(folder / "attention.npz")
-    monkeypatch.setattr(result_module, "read_npz", lambda path: arrays)  # read once, not a thousand times
+    monkeypatch.setattr(result_module, "read_npz", lambda *args: arrays)  # read once, not a thousand times
     pictures = {}
-    real = result_module.read_png
+    real = encoder_module.read_png
     for module in ("qvl_attn.encoders.result", "qvl_attn.results.codec"):
         monkeypatch.setattr(f"{module}.read_png", lambda path: pictures.setdefault(path, real(path)))
     refused, count, lines = 0, 0, set()
@@ -549,6 +543,10 @@ def test_hostile_json_is_refused_or_harmless(damaged, monkeypatch, name):
             count += 1
             try:
                 result = EncoderResult.load(folder)
+            except InputError as error:
+                assert path == ("kind",)
+                refused += 1
+                lines.add(error.message)
             except StoreError as error:
                 refused += 1
                 lines.add(error.message)
@@ -582,7 +580,7 @@ def test_infinite_numbers_are_refused(damaged):
 
 def test_a_result_of_ask_is_refused(tmp_path):
     (tmp_path / "result.json").write_text('{"schema_version": 1, "question": "?"}')
-    assert "is not an encoder's result" in load_error(tmp_path).message
+    assert "kind: want a text" in load_error(tmp_path).message
 
 
 def test_a_picture_of_another_shape_is_refused(damaged):

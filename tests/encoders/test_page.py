@@ -11,6 +11,7 @@ from qvl_attn.encoders.record import EncoderSettings
 from qvl_attn.encoders.result import EncoderResult
 from qvl_attn.report import make_report
 from tests.helpers import tiny_encoders
+from tests.helpers.kept import write_kept
 from tests.helpers.pages import Reader, assert_close
 from tests.helpers.small import SMALL_DRAWING
 
@@ -50,10 +51,11 @@ def test_the_page_is_written_and_made_again(result, saved_folder, tmp_path):
     )
 
 
-def test_an_encoder_result_has_a_page_of_its_own(saved_folder, tmp_path):
-    with pytest.raises(InputError, match="is an encoder result") as caught:
-        make_report([saved_folder, tmp_path], tmp_path / "both.html")
-    assert "name it alone" in str(caught.value.hint)
+def test_results_of_two_kinds_have_no_page(saved_folder, tmp_path):
+    asked = write_kept("ask", tmp_path / "ask")
+    with pytest.raises(InputError, match="is a result of another kind than") as caught:
+        make_report([saved_folder, asked], tmp_path / "both.html")
+    assert "name results of one kind" in str(caught.value.hint)
 
 
 def test_a_damaged_folder_is_reported(saved_folder, tmp_path):

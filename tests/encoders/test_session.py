@@ -10,11 +10,11 @@ from qvl_attn import Drawing, EncoderSettings
 from qvl_attn.core.errors import ModelError
 from qvl_attn.encoders import session
 from qvl_attn.encoders.engine import EncoderEngine
-from qvl_attn.encoders.result import request_folder
 from qvl_attn.encoders.session import EncoderRequest, find_saved
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.results.session import Saving
 from tests.helpers import tiny_encoders
+from tests.helpers.encoder_records import encoder_folder
 
 PICTURE = SimpleNamespace(source="a/cats.png", sha256="00")
 ASKED = {
@@ -52,7 +52,7 @@ def finish(folder) -> None:
 @pytest.mark.parametrize("options", [{}, {"device": "cpu", "dtype": "bfloat16"}], ids=["auto", "named"])
 def test_every_request_finds_its_own_result_and_no_other(model, options, tmp_path):
     provenance = EncoderEngine.load(model, **options).provenance
-    folders = [request_folder(tmp_path, *asked, Drawing(), provenance) for asked in ASKED.values()]
+    folders = [encoder_folder(tmp_path, *asked, Drawing(), provenance) for asked in ASKED.values()]
     assert len(set(folders)) == len(folders)
     for folder in folders:
         assert found(*ASKED, out=tmp_path, model=model, **options) is None
@@ -64,7 +64,7 @@ def test_every_request_finds_its_own_result_and_no_other(model, options, tmp_pat
 
 def test_only_torch_can_tell_where_it_does_not_say_its_version(tmp_path, monkeypatch):
     provenance = EncoderEngine.load("demo").provenance
-    finish(request_folder(tmp_path, *ASKED["a picture"], Drawing(), provenance))
+    finish(encoder_folder(tmp_path, *ASKED["a picture"], Drawing(), provenance))
     monkeypatch.setattr(session, "torch_build", lambda: None)
     assert found("a picture", out=tmp_path, model="demo") is None
 

@@ -4,9 +4,12 @@ import numpy as np
 
 from qvl_attn.core.types import ClipFacts, Media
 from qvl_attn.encoders.attention import EncoderAttention
+from qvl_attn.encoders.figures import DrawnEncoderResult
 from qvl_attn.encoders.record import EncoderProvenance, EncoderSettings
-from qvl_attn.encoders.result import EncoderResult
+from qvl_attn.encoders.result import EncoderResult, request_key, request_label
 from qvl_attn.model.token_grid import cell_boxes_px
+from qvl_attn.results.codec import write_sampled_frames
+from qvl_attn.results.result import request_folder
 
 PROVENANCE = EncoderProvenance("1", "4", "2", "someone/an-encoder", "0" * 12, "float32", "cpu", "DINOv2 with registers")
 
@@ -61,7 +64,7 @@ def made_record(attention=None, media=None, **changes):
     t, h, w = attention.grid
     per_step = 1 if media is None else len(media.frames) // t
     values = {
-        "media": made_picture((10 * w, 10 * h)) if media is None else media,
+        "media": (made_picture((10 * w, 10 * h)) if media is None else media,),
         "attention": attention,
         "reconstruction": np.full((t, *attention.input_px[::-1], 3), 128, np.uint8),
         "settings": EncoderSettings(),
@@ -69,3 +72,19 @@ def made_record(attention=None, media=None, **changes):
         "frames": np.stack([per_step * np.arange(t), per_step * np.arange(t) + per_step - 1], axis=1).astype(np.int64),
     }
     return EncoderResult(**values | changes)
+
+
+def encoder_folder(out, media, settings, drawing, provenance):
+    """Return the folder of an encoder's request."""
+    return request_folder(out, [media], request_label(provenance), request_key(media, settings, provenance), drawing)
+
+
+def skip_drawing(patch):
+    """Draw almost no pictures, for tests of files: drawing takes most of the time."""
+    every, kept = DrawnEncoderResult.images, ("picture_", "input/")
+    patch.setattr(DrawnEncoderResult, "images", lambda drawn: [i for i in every(drawn) if i[0].startswith(kept)])
+    patch.setattr(
+        EncoderResult,
+        "_draw_clip",
+        lambda result, folder, *args: (write_sampled_frames(folder, result.media[0]) if result.is_clip else [], []),
+    )

@@ -68,7 +68,7 @@ def made_up_result(
     values = rng.gamma(0.5, 1.0, (t, h, w)).astype(np.float32)
     similar = extras and bool(query_patches)
     return EncoderResult(
-        media=_media(frames, size_px, t, source),
+        media=(_media(frames, size_px, t, source),),
         attention=attention,
         reconstruction=rng.integers(0, 256, (t, h * 14, w * 14, 3), np.uint8),
         settings=replace(settings or EncoderSettings(), at=tuple(_middle(boxes[place]) for place in query_patches)),

@@ -14,9 +14,10 @@ from qvl_attn.core.errors import InputError, StoreError
 from qvl_attn.encoders.result import EncoderResult
 from qvl_attn.evaluation.compare import compare_runs
 from qvl_attn.evaluation.sharding import merge_runs
+from qvl_attn.kinds import read_saved
 from qvl_attn.report import make_report
 from qvl_attn.results.run_folder import open_run
-from qvl_attn.vqa.redraw import read_result
+from qvl_attn.vqa.result import Result
 from tests.helpers.kept import kept_files, write_kept
 
 CHECK = kept_files("check")
@@ -230,7 +231,7 @@ def test_a_setting_that_is_no_text_is_damage(tmp_path, value):
     result["settings"]["heads"] = value
     folder = write_kept("ask", tmp_path / "result", **{"result.json": json.dumps(result).encode()})
     with pytest.raises(StoreError, match=r"is damaged: .*settings.heads: want a text"):
-        read_result(folder)
+        read_saved(folder)
 
 
 @pytest.mark.parametrize(("name", "value"), [("layers", "0-9"), ("heads", "1.x"), ("query", "cats")])
@@ -239,7 +240,7 @@ def test_a_setting_that_cannot_be_parsed_is_damage(tmp_path, name, value):
     result["settings"][name] = value
     folder = write_kept("ask", tmp_path / "result", **{"result.json": json.dumps(result).encode()})
     with pytest.raises(StoreError, match=f"is damaged: `{name}='{value}'`"):
-        read_result(folder)
+        read_saved(folder)
 
 
 @pytest.mark.parametrize("value", [4.0, True, "4", None])
@@ -250,14 +251,13 @@ def test_a_number_of_layers_that_is_no_whole_number_is_damage(tmp_path, value):
     result["provenance"]["layer_count"] = value
     folder = write_kept("video", tmp_path / "result", **{file: json.dumps(result).encode()})
     with pytest.raises(StoreError, match=r"is damaged: .*provenance.layer_count: want a whole number"):
-        read_result(folder)
+        read_saved(folder)
 
 
 def test_a_result_of_another_kind_is_told_apart(tmp_path):
     ask, encoder = write_kept("ask", tmp_path / "ask"), write_kept("encoder", tmp_path / "encoder")
-    with pytest.raises(InputError, match=r"is a result of ask, not of encoder \(Result.load reads it\)"):
+    with pytest.raises(InputError, match=r"is a result of ask, not of encoder \(Result.load reads results of ask"):
         EncoderResult.load(ask)
-    with pytest.raises(
-        InputError, match=r"is a result of encoder, not of ask or video \(EncoderResult.load reads it; "
-    ):
-        read_result(encoder)
+    with pytest.raises(InputError, match=r"is a result of encoder, not of ask or video \(.* EncoderResult.load"):
+        Result.load(encoder)
+    assert (type(read_saved(ask)), type(read_saved(encoder))) == (Result, EncoderResult)

@@ -57,10 +57,6 @@ def arrays(result):
     return result.attention.received if hasattr(result, "attention") else result.capture.weights
 
 
-def media_of(result):
-    return [result.media] if hasattr(result, "attention") else result.media
-
-
 @pytest.mark.parametrize("name", ASKED)
 def test_a_saved_result_is_found_by_the_other(name, demo, encoder, tmp_path, monkeypatch):
     words, ask = ASKED[name]
@@ -70,7 +66,7 @@ def test_a_saved_result_is_found_by_the_other(name, demo, encoder, tmp_path, mon
     with nothing_is_computed(user.engine, monkeypatch):
         again = ask(user, out=tmp_path)
     assert np.array_equal(arrays(again), arrays(result))
-    for media, before in zip(media_of(again), media_of(result), strict=True):
+    for media, before in zip(again.media, result.media, strict=True):
         assert (media.source, media.path, media.frames.shape) == (before.source, before.path, before.frames.shape)
     printed = command(name, words, tmp_path)
     assert printed["reused"]

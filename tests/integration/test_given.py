@@ -71,7 +71,7 @@ def test_an_encoder_takes_it_too(picture, tmp_path):
         written = file.stat().st_mtime_ns
         encoder.encode(array.copy(), out=tmp_path / "out", drawing=SMALL)
     assert file.stat().st_mtime_ns == written, "it was found"
-    assert EncoderResult.load(file.parent).media.sha256 == first.media.sha256
+    assert EncoderResult.load(file.parent).media[0].sha256 == first.media[0].sha256
 
 
 def test_what_is_no_picture_is_refused_in_one_line(demo):

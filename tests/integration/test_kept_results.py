@@ -12,21 +12,22 @@ import pytest
 from qvl_attn.attribution.heatmap import layer_figures
 from qvl_attn.core.errors import InputError
 from qvl_attn.encoders.codec import record_json as encoder_json
-from qvl_attn.encoders.embedding_figures import embedding_images
 from qvl_attn.encoders.figures import draw_encoder_result
 from qvl_attn.encoders.result import EncoderResult
-from qvl_attn.encoders.result import request_folder as encoder_folder
 from qvl_attn.evaluation.compare import compare_runs
 from qvl_attn.evaluation.examples import read_examples
 from qvl_attn.evaluation.score import read_scores, score_row
 from qvl_attn.evaluation.summary import summarise
+from qvl_attn.kinds import read_saved
 from qvl_attn.render.style import Drawing
 from qvl_attn.report import make_report
+from qvl_attn.results.result import request_folder
 from qvl_attn.results.run_folder import open_run
 from qvl_attn.vqa.codec import record_json
 from qvl_attn.vqa.figures import draw_result
-from qvl_attn.vqa.redraw import read_result, redrawn
-from qvl_attn.vqa.result import request_folder as vqa_folder
+from qvl_attn.vqa.redraw import redrawn
+from qvl_attn.vqa.result import request_key
+from tests.helpers.encoder_records import encoder_folder
 from tests.helpers.kept import KEPT, write_kept
 
 SCHEMAS = sorted(path.name for path in KEPT.parent.iterdir() if path.is_dir())
@@ -59,7 +60,7 @@ def test_schemas_are_never_removed():
 @pytest.mark.parametrize("kind", ["ask", "ask-methods", "video"])
 def test_a_kept_result_is_loaded_and_drawn(tmp_path, kind):
     folder, value = write_kept(kind, tmp_path / kind), stored(KEPT / kind)
-    result = read_result(folder)
+    result = read_saved(folder)
     assert (result.answer, result.answer_logprob) == (value["answer"], value["answer_logprob"])
     arrays = np.load(KEPT / kind / "attention.npz")
     np.testing.assert_array_equal(result.capture.weights, arrays["weights"])
@@ -83,7 +84,7 @@ def test_a_kept_result_is_loaded_and_drawn(tmp_path, kind):
 
 
 def test_the_parts_of_a_kept_result_are_there():
-    two, methods, clip = (read_result(KEPT / kind) for kind in ("ask", "ask-methods", "video"))
+    two, methods, clip = (read_saved(KEPT / kind) for kind in ("ask", "ask-methods", "video"))
     assert (len(two.media), two.headline_heads()) == (2, ((1, 2), (2, 0)))
     assert [method.method for method in methods.methods] == ["relative"]
     assert methods.supplied_answer == "three"
@@ -100,7 +101,7 @@ def test_a_kept_encoder_result_is_loaded_and_drawn(tmp_path):
     np.testing.assert_array_equal(result.embedding.tsne, arrays["space_tsne"])
     again = json.loads(json.dumps(encoder_json(result, value["files"], value["notes"])))
     assert_close(again, {name: value[name] for name in value if name not in ("seconds", "peak_memory_bytes")})
-    pictures = dict(draw_encoder_result(result, SMALL).images()) | dict(embedding_images(result, SMALL))
+    pictures = dict(draw_encoder_result(result, SMALL).images())
     assert {*pictures} <= {*value["files"]}
     assert {make().ndim for make in pictures.values()} == {3}
     assert "cats" in make_report(folder).read_text(encoding="utf-8")
@@ -143,15 +144,16 @@ def without_stretch(kind: str, folder: Path) -> Path:
 
 def test_results_of_versions_before_stretch_are_found_again(tmp_path):
     """The folders' names are those that the version before it gave these requests."""
-    asked = read_result(without_stretch("ask", tmp_path / "ask"))
+    asked = read_saved(without_stretch("ask", tmp_path / "ask"))
     encoded = EncoderResult.load(without_stretch("encoder", tmp_path / "encoder"))
     made_by, drawing = asdict(asked.provenance), Drawing()
 
     def folder_of_question(settings):
-        return vqa_folder(tmp_path, asked.media, asked.question, settings, drawing, made_by).name
+        key = request_key(asked.media, asked.question, settings, made_by)
+        return request_folder(tmp_path, asked.media, asked.question, key, drawing).name
 
     def folder_of_encoder(settings):
-        return encoder_folder(tmp_path, encoded.media, settings, drawing, encoded.provenance).name
+        return encoder_folder(tmp_path, encoded.media[0], settings, drawing, encoded.provenance).name
 
     assert folder_of_question(asked.settings) == "cats-how-many-cats-4b718287"
     assert folder_of_encoder(encoded.settings) == "cats-demo-2da41916"

@@ -78,7 +78,7 @@ def test_a_check(demo, dark, tmp_path, monkeypatch):
 def test_an_encoder(demo, dark, tmp_path):
     encoder = Encoder.load("demo", dtype="float32", device="cpu")
     stretched = encoder.encode(dark, stretch=True)
-    assert np.array_equal(stretched.media.frames, load_picture(dark, stretch=True).frames)
+    assert np.array_equal(stretched.media[0].frames, load_picture(dark, stretch=True).frames)
     folder = stretched.save(tmp_path / "out")
     assert EncoderResult.load(folder).settings.stretch
     words = [str(dark), "-m", "demo", "--dtype", "float32", "--stretch", "--out", str(tmp_path / "out")]

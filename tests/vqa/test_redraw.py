@@ -20,8 +20,9 @@ from qvl_attn import Drawing, Result
 from qvl_attn.attribution.profiles import Profile, Shape
 from qvl_attn.cli.app import app
 from qvl_attn.core.errors import InputError
+from qvl_attn.kinds import read_saved
 from qvl_attn.vqa.figures import draw_result, headline_caption
-from qvl_attn.vqa.redraw import read_result, redrawn
+from qvl_attn.vqa.redraw import redrawn
 from tests.conftest import CLIP_FPS, numbered_frames
 
 QUESTION = "how many cats?"
@@ -344,9 +345,9 @@ def test_methods_one_by_one(several, tmp_path):
         assert sorted(value["settings"]["methods"]) == sorted(FAITHFUL)
         assert np.array_equal(result.heatmaps()[0].values.ravel(), saved_arrays[f"{method}_values"])
         assert caption(folder).startswith(f"method {method} · ")
-        ours, theirs = (read_result(path).curves.figures() for path in (folder, several))
+        ours, theirs = (read_saved(path).curves.figures() for path in (folder, several))
         assert ours == theirs, "each map keeps its own curves"
-        assert result.sanity == read_result(several).sanity
+        assert result.sanity == read_saved(several).sanity
         assert set(arrays_of(folder)) == saved_arrays.keys()
     assert render(several, "--method", FAITHFUL[0], "-o", tmp_path).name == several.name
 

@@ -12,10 +12,11 @@ import numpy as np
 
 from qvl_attn.encoders.figures import draw_encoder_result
 from qvl_attn.encoders.result import EncoderResult
+from qvl_attn.kinds import read_saved
 from qvl_attn.render.style import Drawing
 from qvl_attn.report import make_report
 from qvl_attn.vqa.figures import draw_result
-from qvl_attn.vqa.redraw import read_result, redrawn
+from qvl_attn.vqa.redraw import redrawn
 from tests.helpers.kept import kept_files, write_kept
 from tests.helpers.mutations import mutate_array, mutate_bytes, mutate_json
 
@@ -59,7 +60,7 @@ def try_one(rng: random.Random, folder: Path) -> None:
     if kind == "encoder":
         draw_encoder_result(EncoderResult.load(folder), drawing).overlay()
     else:
-        result = read_result(folder)
+        result = read_saved(folder)
         draw_result(result, drawing).overlay()
         redrawn(result, query=rng.choice(("question", "last", "answer")))
     make_report(folder)

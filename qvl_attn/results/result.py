@@ -1,0 +1,239 @@
+"""A result that is saved, found again, loaded and shown: written once for every kind of result."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self
+
+import numpy as np
+
+from qvl_attn.core.errors import CaptureError, InputError, StoreError
+from qvl_attn.core.files import read_json, read_npz, write_png
+from qvl_attn.core.runtime import Progress, cancelling
+from qvl_attn.core.types import HeatMap, Media, Source
+from qvl_attn.media.resize import Picture
+from qvl_attn.render.html.notebook import framed
+from qvl_attn.render.style import Drawing
+from qvl_attn.render.video_frame import FrameOverlay
+from qvl_attn.results.codec import as_stored, media_from, write_sampled_frames
+from qvl_attn.results.record import Record
+from qvl_attn.results.store import ARRAYS_FILE, RESULT_FILE, Contents, draw_threads, folder_name, reading, save_record
+
+SCHEMA_VERSION = 1
+LOADERS = "Result.load reads results of ask and video, EncoderResult.load those of encoder"
+
+
+class Drawn(Protocol):
+    """The pictures of a result, each drawn on demand."""
+
+    @property
+    def headline(self) -> tuple[HeatMap, ...]:
+        """The maps of `overlay.png`, after the filters of the drawing."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the reader of the pictures should know, a line each."""
+
+    def images(self) -> Iterator[tuple[str, Callable[[], Picture]]]:
+        """Yield file names relative to the folder, each with a thread-safe function that draws (H, W, 3) uint8 RGB."""
+
+    def overlay(self) -> Picture:
+        """Draw the headline map, large: (H, W, 3) uint8 RGB."""
+
+    def frame_overlay(self) -> FrameOverlay:
+        """Return the maps and texts for the frames of a clip's video."""
+
+    def timeline(self) -> Picture:
+        """Draw the timeline of a clip: (H, W, 3) uint8 RGB."""
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class StoredResult(Record, ABC):
+    """A record with a folder. A kind of result fills in the methods that begin with an underscore.
+
+    Attributes:
+        kinds: what `kind` in `result.json` may be.
+        remedy: what to do if a folder is damaged.
+    """
+
+    kinds: ClassVar[tuple[str, ...]]
+    remedy: ClassVar[str]
+
+    def save(
+        self,
+        out: str | os.PathLike[str],
+        drawing: Drawing | None = None,
+        *,
+        overwrite: bool = False,
+        progress: Progress | None = None,
+    ) -> Path:
+        """Draw the result and write it to a folder of its own inside `out`; `result.json` is written last.
+
+        Args:
+            out: the folder that holds results; created if missing.
+            drawing: size, colours and filters of the pictures.
+            overwrite: whether to replace an existing folder of the same result.
+            progress: called with (stage, done, total).
+
+        Returns:
+            The written folder.
+
+        Raises:
+            StoreError: the folder cannot be written, or already exists.
+        """
+        drawing = drawing or Drawing()
+        threads = draw_threads(self.media, drawing)
+        target = self.folder(out, drawing)
+        with cancelling(progress=progress) as (progress, _):
+            return save_record(
+                self,
+                target,
+                lambda: self._contents(drawing, progress),
+                threads,
+                overwrite=overwrite,
+                progress=progress,
+            )
+
+    def folder(self, out: str | os.PathLike[str], drawing: Drawing | None = None) -> Path:
+        """Return the folder that `save` writes."""
+        return request_folder(Path(out), self.media, self._label(), self._key(), drawing or Drawing())
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> Self:
+        """Read a result back from its folder. No model is needed.
+
+        Raises:
+            InputError: it is a result of another kind.
+            StoreError: the folder is not a complete result of a known schema.
+        """
+        path = Path(folder)
+        value = read_json(path / RESULT_FILE)
+        kind, version = value.get("kind"), value.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise StoreError(f"{path} has schema {version!r}", f"this version reads {SCHEMA_VERSION}")
+        if not isinstance(kind, str):
+            raise StoreError(f"{path} is damaged: kind: want a text", cls.remedy)
+        if kind not in cls.kinds:
+            raise InputError(f"{path} is a result of {kind}, not of {' or '.join(cls.kinds)}", LOADERS)
+        with reading(path, cls.remedy):
+            media = tuple(media_from(path, i, item) for i, item in enumerate(value["media"]))
+            return cls._from_folder(path, value, read_npz(path / ARRAYS_FILE), media)
+
+    def page(self, notes: Sequence[str] = ()) -> str:
+        """Return the HTML page of the result.
+
+        Args:
+            notes: what its reader should know, a line each.
+        """
+        return self.pages([self], [notes])
+
+    def _repr_html_(self) -> str | None:
+        """Return the page of the result for a notebook; None if there is no attention to draw."""
+        try:
+            drawn = self._drawn(Drawing())
+            return framed(self.page(drawn.notes), drawn.overlay(), self._title())
+        except CaptureError:
+            return None
+
+    def _contents(self, drawing: Drawing, progress: Progress) -> Contents[Self]:
+        drawn = self._drawn(drawing)
+
+        def page(measured: Self, notes: list[str]) -> str:
+            stored = measured._as_stored()
+            return replace(stored, media=tuple(as_stored(medium, drawing) for medium in stored.media)).page(notes)
+
+        return Contents(
+            arrays=self._arrays(),
+            images=dict(drawn.images()),
+            notes=drawn.notes,
+            clip=lambda draft: self._draw_clip(draft, drawn, drawing, progress),
+            page=page,
+            json=lambda measured, files, notes: measured._json(drawn.headline, files, notes),
+        )
+
+    def _draw_clip(
+        self, folder: Path, drawn: Drawn, drawing: Drawing, progress: Progress
+    ) -> tuple[list[str], list[str]]:
+        """Write the video, timeline and frames of a clip's result; return the file names and notes."""
+        if not self.is_clip:
+            return [], []
+        from qvl_attn.results.clip_export import export_frames  # loads PyAV
+
+        settings = self.settings.clip
+        source_fps = settings.source_fps if settings else None
+        overlay = drawn.frame_overlay()
+        files, notes = export_frames(folder, self.media[0], source_fps, overlay, drawing, progress)
+        write_png(folder / "timeline.png", drawn.timeline())
+        files += ["timeline.png", *write_sampled_frames(folder, self.media[0]), *self._write_parts(folder)]
+        return files, notes
+
+    def _as_stored(self) -> Self:
+        """Return the result with its arrays as the folder stores them, so that a page made from it is the same."""
+        return self
+
+    def _write_parts(self, folder: Path) -> list[str]:
+        """Write further folders of a clip's result; return the file names."""
+        return []
+
+    @abstractmethod
+    def _title(self) -> str:
+        """Return the title of the result in a notebook."""
+
+    @abstractmethod
+    def _label(self) -> str:
+        """Return the readable part of the folder's name that differs between results about the same media."""
+
+    @abstractmethod
+    def _key(self) -> dict[str, Any]:
+        """Return what makes it a different result, besides the drawing, as JSON values."""
+
+    @abstractmethod
+    def _drawn(self, drawing: Drawing) -> Drawn:
+        """Return the pictures of the result.
+
+        Raises:
+            CaptureError: there is no attention to draw.
+        """
+
+    @classmethod
+    @abstractmethod
+    def pages(cls, results: Sequence[Self], notes: Sequence[Sequence[str]]) -> str:
+        """Return the HTML page of one or several results."""
+
+    @abstractmethod
+    def _arrays(self) -> Mapping[str, np.ndarray]:
+        """Return the contents of `attention.npz`."""
+
+    @abstractmethod
+    def _json(self, drawn: Sequence[HeatMap], files: Sequence[str], notes: Sequence[str]) -> dict[str, Any]:
+        """Return the contents of `result.json`.
+
+        Args:
+            drawn: the headline maps as drawn, after filters.
+            files: file names relative to the folder.
+            notes: what the reader should know, a line each.
+        """
+
+    @classmethod
+    @abstractmethod
+    def _from_folder(
+        cls, folder: Path, value: Mapping[str, Any], arrays: Mapping[str, np.ndarray], media: tuple[Media, ...]
+    ) -> Self:
+        """Return the result of these contents of `result.json` and `attention.npz`."""
+
+
+def request_folder(out: Path, media: Sequence[Source], label: str, key: Mapping[str, Any], drawing: Drawing) -> Path:
+    """Return the folder of a result, which is the same for the same request.
+
+    Args:
+        out: the folder that holds results.
+        media: the pictures, in order, or the clip.
+        label: readable part of the name: the question, or the model.
+        key: what makes it a different result, besides the drawing, as JSON values.
+        drawing: how the result is drawn.
+    """
+    return out / folder_name(media[0], label, {**key, "drawing": asdict(drawing)})
