@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import math
 import os
 import platform
 import re
@@ -17,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from filelock import BaseFileLock, FileLock, Timeout
@@ -25,6 +24,7 @@ from PIL import Image
 
 from qvl_attn.core.errors import InputError, ResultExistsError, StoreError
 from qvl_attn.core.text import argument, json_fault
+from qvl_attn.core.typed_json import parse_json
 
 _DRAFT_LOCK = ".lock"
 MAX_NPZ_BYTES = 8 * 2**30
@@ -339,15 +339,6 @@ def read_npz(path: Path | BytesIO, max_bytes: int | None = None) -> dict[str, np
     return read
 
 
-def _reject_constant(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not valid JSON")
-
-
-def _finite_float(text: str) -> float:
-    value = float(text)
-    return value if math.isfinite(value) else _reject_constant(text)
-
-
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
@@ -357,7 +348,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise StoreError(f"{path} is larger than {MAX_JSON_BYTES >> 20} MiB")
-        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_reject_constant, parse_float=_finite_float)
+        value = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise StoreError(f"{path.parent} is not a complete result: it has no {path.name}") from None
     except (OSError, ValueError, RecursionError) as error:
