@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import platform
 import re
@@ -308,35 +309,91 @@ def write_text(path: Path, text: str) -> None:
         stream.write(text.encode(errors="backslashreplace"))
 
 
-def read_npz(path: Path | BytesIO, max_bytes: int | None = None) -> dict[str, np.ndarray]:
-    """Read arrays from an NPZ file; nothing is unpickled, and the unpacked size is checked first.
+class Arrays(Mapping[str, np.ndarray]):
+    """The arrays of an NPZ file, each unpacked when it is asked for first; nothing is unpickled.
+
+    Names and sizes are checked first. Arrays that no reader asks for, which a file may have, cost nothing.
+
+    Args:
+        source: a file, or the bytes of `npz_bytes`.
+        max_bytes: limit on the size of all arrays that are asked for.
+
+    Raises:
+        StoreError: not an NPZ file; later, for an array: it is damaged, or too large.
+    """
+
+    def __init__(self, source: Path | BytesIO, max_bytes: int) -> None:
+        self._source, self._max_bytes, self._bytes = source, max_bytes, 0
+        self._arrays: dict[str, np.ndarray] = {}
+        with self._archive() as archive:
+            files = [name for name in archive.namelist() if name.endswith(".npy")]
+        self._names = dict.fromkeys(name.removesuffix(".npy") for name in files)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._names:
+            raise KeyError(name)
+        if name not in self._arrays:
+            with self._archive() as archive:
+                self._arrays[name] = self._unpacked(archive, name)
+        return self._arrays[name]
+
+    @contextmanager
+    def _archive(self) -> Iterator[zipfile.ZipFile]:
+        try:
+            with zipfile.ZipFile(self._source) as archive:
+                yield archive
+        except StoreError:
+            raise
+        except Exception as error:  # zipfile and NumPy's header parser raise almost any type
+            raise StoreError(f"{self._name} cannot be read as arrays ({type(error).__name__})") from None
+
+    @property
+    def _name(self) -> object:
+        return self._source if isinstance(self._source, Path) else "the received data"
+
+    def _unpacked(self, archive: zipfile.ZipFile, name: str) -> np.ndarray:
+        file = archive.getinfo(f"{name}.npy")
+        self._bytes += file.file_size
+        if self._bytes > self._max_bytes:
+            raise StoreError(
+                f"{self._name} would unpack to {self._bytes / 2**30:.1f} GiB",
+                f"the limit is {self._max_bytes / 2**30:g} GiB",
+            )
+        with archive.open(file) as stream:
+            version = np.lib.format.read_magic(stream)
+            read_header = (
+                np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            )
+            shape, _, dtype = read_header(stream)
+            if dtype.kind not in _KINDS:
+                raise StoreError(f"{self._name}: {name} has numbers of type {dtype}, which no result has")
+            # NumPy makes room for what the header says before it reads.
+            if min(shape, default=1) < 0 or math.prod(shape) * dtype.itemsize != file.file_size - stream.tell():
+                raise StoreError(f"{self._name}: {name} does not have the size that it states")
+        with archive.open(file) as stream:
+            return np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
+
+
+def read_npz(path: Path | BytesIO, max_bytes: int | None = None) -> Arrays:
+    """Open an NPZ file.
 
     Args:
         path: a file, or the bytes of `npz_bytes`.
-        max_bytes: limit on the unpacked size; by default `MAX_NPZ_BYTES`.
+        max_bytes: limit on the size of all arrays that are asked for; by default `MAX_NPZ_BYTES`.
 
     Raises:
-        StoreError: not an NPZ file, or too large.
+        StoreError: not an NPZ file.
     """
-    limit = MAX_NPZ_BYTES if max_bytes is None else max_bytes
-    name = path if isinstance(path, Path) else "the received data"
-    try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(entry.file_size for entry in archive.infolist())
-        if size > limit:
-            raise StoreError(f"{name} would unpack to {size / 2**30:.1f} GiB", f"the limit is {limit / 2**30:g} GiB")
-        if isinstance(path, BytesIO):
-            path.seek(0)
-        with np.load(path, allow_pickle=False) as arrays:
-            read = dict(arrays)
-    except StoreError:
-        raise
-    except Exception as error:  # zipfile and NumPy's header parser raise almost any type
-        raise StoreError(f"{name} cannot be read as arrays ({type(error).__name__})") from None
-    strange = [key for key, array in read.items() if array.dtype.kind not in _KINDS]
-    if strange:
-        raise StoreError(f"{name}: {strange[0]} has numbers of type {read[strange[0]].dtype}, which no result has")
-    return read
+    return Arrays(path, MAX_NPZ_BYTES if max_bytes is None else max_bytes)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zipfile
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -194,9 +195,11 @@ def test_numbers_that_json_does_not_have(tmp_path):
 def test_arrays_of_objects_are_neither_written_nor_read(tmp_path):
     with pytest.raises(ValueError, match=r"[Oo]bject"):
         write_npz(tmp_path / "a.npz", {"a": np.array([{}])})
-    np.savez(tmp_path / "b.npz", a=np.array([{}], dtype=object))
-    with pytest.raises(StoreError, match="arrays"):
-        read_npz(tmp_path / "b.npz")
+    np.savez(tmp_path / "b.npz", a=np.array([{}], dtype=object), b=np.array([1]))
+    arrays = read_npz(tmp_path / "b.npz")
+    with pytest.raises(StoreError, match=r"b.npz: a has numbers of type object, which no result has"):
+        arrays["a"]
+    assert arrays["b"].tolist() == [1]
 
 
 def test_an_archive_that_would_unpack_to_much(tmp_path, monkeypatch):
@@ -204,7 +207,56 @@ def test_an_archive_that_would_unpack_to_much(tmp_path, monkeypatch):
     assert (tmp_path / "a.npz").stat().st_size < 10_000
     monkeypatch.setattr("qvl_attn.core.files.MAX_NPZ_BYTES", 10**6)
     with pytest.raises(StoreError, match="unpack"):
-        read_npz(tmp_path / "a.npz")
+        dict(read_npz(tmp_path / "a.npz"))
+
+
+def test_arrays_that_nobody_asks_for_are_not_unpacked(tmp_path):
+    write_npz(tmp_path / "a.npz", {"huge": np.zeros(10**6), "a": np.arange(3), "b": np.ones((2, 5), np.float32)})
+    arrays = read_npz(tmp_path / "a.npz", max_bytes=500)
+    assert [*arrays] == ["huge", "a", "b"]
+    assert "huge" in arrays
+    assert arrays["a"].tolist() == [0, 1, 2]
+    assert arrays["a"] is arrays["a"]
+    assert arrays.get("c") is None
+    with pytest.raises(StoreError, match=r"would unpack to 0.0 GiB"):
+        arrays["huge"]
+    with pytest.raises(KeyError):
+        arrays["c"]
+
+
+def test_all_arrays_together_are_limited(tmp_path):
+    write_npz(tmp_path / "a.npz", {name: np.zeros(100) for name in "abc"})
+    arrays = read_npz(tmp_path / "a.npz", max_bytes=2500)
+    assert arrays["a"].shape == arrays["b"].shape
+    with pytest.raises(StoreError, match="would unpack"):
+        arrays["c"]
+
+
+@pytest.mark.parametrize("shape", [(10**15,), (-10, -1), (9,), (10**9, 10**9), ()])
+@pytest.mark.parametrize("version", [(1, 0), (3, 0)])
+def test_an_array_of_another_size_than_its_header_states_is_refused_before_room_is_made(tmp_path, shape, version):
+    """NumPy would ask for the memory first: 8 PB."""
+    header = BytesIO()
+    np.lib.format.write_array(header, np.zeros(10), version=version)
+    text = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    length = len(header.getvalue()) - 80 - (10 if version == (1, 0) else 12)
+    data = header.getvalue()[: -length - 80] + text.ljust(length - 1) + b"\n" + bytes(80)
+    assert len(data) == len(header.getvalue())
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("a.npy", data)
+    with pytest.raises(StoreError, match=r"a.npz: a does not have the size that it states"):
+        read_npz(tmp_path / "a.npz")["a"]
+
+
+@pytest.mark.parametrize(
+    "array", [np.array("猫"), np.array([], str), np.array(["", ""]), np.array(1), np.zeros((0, 4))]
+)
+def test_arrays_of_any_shape_come_back(tmp_path, array):
+    write_npz(tmp_path / "a.npz", {"a": array, "f": np.asfortranarray(np.arange(6).reshape(2, 3))})
+    arrays = read_npz(tmp_path / "a.npz")
+    assert arrays["a"].dtype == array.dtype
+    np.testing.assert_array_equal(arrays["a"], array)
+    assert arrays["f"].tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
 @pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04"])
@@ -218,7 +270,7 @@ def test_an_archive_with_damaged_contents(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("a.npy", b"\x93NUMPY broken")
     with pytest.raises(StoreError, match="arrays"):
-        read_npz(tmp_path / "a.npz")
+        read_npz(tmp_path / "a.npz")["a"]
 
 
 def test_files_that_are_no_json_object(tmp_path):

@@ -426,7 +426,7 @@ def spoil(values: np.ndarray, change: str) -> np.ndarray:
 
 def test_arrays_that_are_missing_or_changed_are_refused(monkeypatch):
     folder = saved("clip")
-    arrays = result_module.read_npz(folder / "attention.npz")
+    arrays = dict(result_module.read_npz(folder / "attention.npz"))
     for name in NEEDED:
         without = {key: values for key, values in arrays.items() if key != name}
         monkeypatch.setattr(result_module, "read_npz", lambda *args, without=without: without)
@@ -521,7 +521,7 @@ def json_paths(value, path=()):
 def test_hostile_json_is_refused_or_harmless(damaged, monkeypatch, name):
     """With any value at any path: a result whose fields have their types, or an error of one line."""
     folder, value = damaged(name), json_of(saved(name))
-    arrays = result_module.read_npz(folder / "attention.npz")
+    arrays = dict(result_module.read_npz(folder / "attention.npz"))
     monkeypatch.setattr(result_module, "read_npz", lambda *args: arrays)  # read once, not a thousand times
     pictures = {}
     real = encoder_module.read_png

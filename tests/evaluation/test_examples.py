@@ -602,7 +602,7 @@ DAMAGED = {
     "a head without a picture": lambda path, arrays: np.savez(
         path, **arrays | {"jpeg_0": np.frombuffer(b"\xff\xd8\xff\xd9", np.uint8)}
     ),
-    "unpacks to much": lambda path, arrays: np.savez_compressed(path, **arrays | {"more": np.zeros(2**26, np.uint8)}),
+    "unpacks to much": lambda path, arrays: np.savez_compressed(path, **arrays | {"jpeg_0": np.zeros(2**26, np.uint8)}),
     "not attention": lambda path, arrays: np.savez(path, **arrays | {"values_0": np.full((2, 3), -1, np.float32)}),
     **{
         f"without {name}": lambda path, arrays, name=name: np.savez(
