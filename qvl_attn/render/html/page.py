@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from functools import cache
 from hashlib import sha256
 from importlib.resources import files
@@ -22,7 +22,9 @@ SCRIPTS = {
         "strings",
         "words",
         "unpack",
+        "unpack_all",
         "draw",
+        "scale",
         "chart",
         "matrix",
         "state",
@@ -31,6 +33,7 @@ SCRIPTS = {
         "faith",
         "controls",
         "save",
+        "save_result",
         "result",
     ),
     "check": ("strings", "strings_check", "words", "unpack", "draw", "chart", "matrix", "cards", "table", "check"),
@@ -39,9 +42,10 @@ SCRIPTS = {
         "strings_encoder",
         "words",
         "unpack",
+        "unpack_all",
         "draw",
+        "scale",
         "chart",
-        "matrix",
         "save",
         "encoder_state",
         "encoder_view",
@@ -64,7 +68,7 @@ def page_html(
         first: numbers of the blocks placed before the script; the other blocks follow it.
         still: a JPEG file in base64 that encoder pages show where scripts are off.
     """
-    style, script = _read("style.css"), "\n".join(['"use strict";', *(_read(f"{name}.js") for name in SCRIPTS[kind])])
+    style, script = _read("style.css"), concatenated(_read(f"{name}.js") for name in SCRIPTS[kind])
     tables = {name: b64encode(color_table(name).tobytes()).decode() for name in COLORMAPS}
     blocks = list(enumerate(payload.blocks))
     html: str = _template(kind).render(
@@ -82,6 +86,11 @@ def page_html(
         still=still,
     )
     return html
+
+
+def concatenated(texts: Iterable[str]) -> str:
+    """Return a page's script: the texts of its files, from line 2 on, with an empty line after each."""
+    return "\n".join(['"use strict";', *texts])
 
 
 def _digest(text: str) -> str:

@@ -36,7 +36,7 @@ function filteredRows() {
   const sign = filters.down ? -1 : 1;
   return matches.sort((a, b) => {
     const [first, second] = [valueOf(a), valueOf(b)];
-    if (first === null || second === null) return (first === null) - (second === null) || a - b;
+    if (first === null || second === null) return Number(first === null) - Number(second === null) || a - b;
     return sign * (first - second) || a - b;
   });
 }

@@ -10,11 +10,21 @@ function tickValues(high) {
 }
 
 /**
+ * A line of a chart. NaN in `y` marks a missing value; `kind` is a CSS class; `low` and `high` are the edges of a band;
+ * with `steps`, `x` has one more value than `y`, and the line is drawn as stairs.
+ *
+ * @typedef {{label: string, kind: string, x: number[], y: number[], low?: number[], high?: number[], steps?: boolean,
+ *   dots?: boolean}} Line
+ */
+
+/**
  * Return the chart as a figure with a key.
  *
- * width: in pixels. lines: [{label, kind, x: [...], y: [...], low, high, steps, dots}]; NaN marks a missing value; kind
- * is a CSS class; with `steps`, x has one more value than y, and the line is drawn as stairs. shaded: [[from, to], ...].
- * pick(x): called on a click. at: x of the vertical line. whole: whether x values are whole numbers.
+ * width: in pixels. shaded: [[from, to], ...]. pick(x): called on a click. at: x of the vertical line. whole: whether x
+ * values are whole numbers.
+ *
+ * @param {{width: number, lines: Line[], shaded?: number[][], xLabel: string, yLabel: string, label: string,
+ *   pick?: (x: number) => void, at?: number, whole?: boolean}} options
  */
 function chart({ width, lines, shaded = [], xLabel, yLabel, label, pick, at, whole = false }) {
   const { height, left, right, top, bottom } = CHART;

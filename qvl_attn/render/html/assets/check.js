@@ -23,6 +23,7 @@ function drawLayerPlot() {
   const name = plots.layerFigure,
     series = (key) => rows.map((row) => row[name][key] ?? NaN),
     x = rows.map((row) => row.layer);
+  /** @type {Line[]} */
   const lines = [{ label: t("mean_of"), kind: "mean", x, y: series("mean"), low: series("low"), high: series("high") }];
   if ("chance" in rows[0][name]) lines.push({ label: t("c_chance"), kind: "chance", x, y: series("chance") });
   if (name !== "vision_mass" && "other" in rows[0][name])

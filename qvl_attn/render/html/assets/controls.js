@@ -84,12 +84,8 @@ function listen() {
   $("compare").addEventListener("click", () => change(toggleCompare));
   $("save").addEventListener("click", saveView);
   document.addEventListener("keydown", (event) => {
-    if (
-      event.ctrlKey ||
-      event.metaKey ||
-      event.altKey ||
-      event.target.matches("select, textarea, input:not([type=range])")
-    )
+    const target = /** @type {Element} */ (event.target);
+    if (event.ctrlKey || event.metaKey || event.altKey || target.matches("select, textarea, input:not([type=range])"))
       return;
     const frames = resultOf(active()).clip?.frames.length ?? 0;
     if (event.key === "[" || event.key === "]") change(() => stepLayer(event.key === "]" ? 1 : -1));

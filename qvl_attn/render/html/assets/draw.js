@@ -29,7 +29,12 @@ function interpolation(pixels, cells, smooth) {
   return { first, second, weight };
 }
 
-/** Paint (rows, columns) values on a canvas: 0 has the first of 256 colours, `high` and above the last. */
+/**
+ * Paint (rows, columns) values on a canvas: 0 has the first of 256 colours, `high` and above the last.
+ *
+ * @type {(canvas: any, values: Float32Array, rows: number, columns: number, high: number, colormap: string,
+ *   interp: string) => void}
+ */
 function paint(canvas, values, rows, columns, high, colormap, interp) {
   const { width, height } = canvas,
     context = canvas.getContext("2d");
@@ -53,48 +58,4 @@ function paint(canvas, values, rows, columns, high, colormap, interp) {
   context.putImageData(image, 0, 0);
 }
 
-/** Paint a bar of all colours, low at the left. */
-function paintBar(canvas, colormap) {
-  const context = canvas.getContext("2d"),
-    image = context.createImageData(canvas.width, canvas.height);
-  const pixels = new Uint32Array(image.data.buffer);
-  for (let i = 0; i < pixels.length; i++)
-    pixels[i] = TABLES[colormap][Math.round((255 * (i % canvas.width)) / (canvas.width - 1))];
-  context.putImageData(image, 0, 0);
-}
-
-/** A colour for a share between 0 and 1. */
-function colorOf(share, colormap = "inferno") {
-  const level = Math.round(255 * Math.min(Math.max(share, 0), 1));
-  const [red, green, blue] = new Uint8Array(TABLES[colormap].buffer, 4 * level, 3);
-  return `rgb(${red} ${green} ${blue})`;
-}
-
-/** The end of a scale, as `heatmap.percentile_scale`: the 99.5th percentile; the largest value if that is 0; else 1. */
-function scaleHigh(values) {
-  const sorted = Float32Array.from(values).sort(),
-    at = 0.995 * (sorted.length - 1),
-    first = Math.floor(at);
-  const after = sorted[Math.min(first + 1, sorted.length - 1)];
-  return sorted[first] + (after - sorted[first]) * (at - first) || sorted[sorted.length - 1] || 1;
-}
-
 const sum = (values) => values.reduce((total, value) => total + value, 0);
-
-const RANKS = new WeakMap();
-
-/** The cells in descending order, and the rank of each cell: 1 is the strongest, equal values have the same rank. */
-function ranksOf(values) {
-  if (!RANKS.has(values.buffer)) RANKS.set(values.buffer, new Map());
-  const cached = RANKS.get(values.buffer),
-    key = values.byteOffset;
-  if (!cached.has(key)) {
-    const order = Uint32Array.from(values.keys()).sort((a, b) => values[b] - values[a]),
-      ranks = new Uint32Array(values.length);
-    order.forEach(
-      (cell, i) => (ranks[cell] = i && values[cell] === values[order[i - 1]] ? ranks[order[i - 1]] : i + 1),
-    );
-    cached.set(key, { order, ranks });
-  }
-  return cached.get(key);
-}

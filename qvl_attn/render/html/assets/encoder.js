@@ -81,7 +81,8 @@ function listen() {
   $("back").addEventListener("click", () => change(() => (state.back = !state.back)));
   $("save").addEventListener("click", saveEncoderView);
   document.addEventListener("keydown", (event) => {
-    const { key, target } = event;
+    const { key } = event,
+      target = /** @type {Element} */ (event.target);
     if (event.ctrlKey || event.metaKey || event.altKey || target.matches("select, input:not([type=range])")) return;
     if (key === "[" || key === "]") change(() => stepLayer(key === "]" ? 1 : -1));
     else if (key === "," || key === ".")

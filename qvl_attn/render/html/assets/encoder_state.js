@@ -101,7 +101,7 @@ const HIGHS = new Map();
 function highOf(entry) {
   if (entry.high !== undefined) return state.scale === "shared" ? entry.shared : entry.high;
   const blocks = state.scale === "shared" ? DATA.clicked.blocks : [entry.block],
-    key = `${blocks.length} ${entry.block * (blocks.length === 1)} ${entry.row}`;
+    key = `${blocks.join()} ${entry.row}`;
   const rows = blocks.map((block) => rowOf(block, entry.row));
   if (!HIGHS.has(key) && rows.every(Boolean)) HIGHS.set(key, scaleHigh(rows.flatMap((row) => [...row])));
   return HIGHS.get(key);

@@ -177,6 +177,7 @@ async function encoderCanvas() {
 async function drawPictureOn(context, x, y, width, height) {
   const [x0, y0, x1, y1] = REGION,
     [scaleX, scaleY] = [width / WIDTH_PX, height / HEIGHT_PX];
+  /** @type {[number, number, number, number]} */
   const region = [x + x0 * scaleX, y + y0 * scaleY, (x1 - x0) * scaleX, (y1 - y0) * scaleY];
   context.save();
   context.beginPath();

@@ -38,7 +38,7 @@ function drawAttendingWords() {
   const list = $("lookers"),
     selected = state.selected,
     panel = selected && state.panels[selected.panel];
-  for (const word of document.querySelectorAll(".word")) word.style.removeProperty("--look");
+  for (const word of $$(".word")) word.style.removeProperty("--look");
   $("lookers-of").hidden = true;
   if (!panel || mapOf(panel).name !== "attention" || panel.head) return list.replaceChildren();
   const result = resultOf(panel),
@@ -78,7 +78,7 @@ function drawAttendingWords() {
   );
   if (selected.panel === state.active) {
     for (const word of words)
-      document.querySelector(`.word[data-row="${word.number}"]`)?.style.setProperty("--look", word.multiple / highest);
+      $$(`.word[data-row="${word.number}"]`)[0]?.style.setProperty("--look", word.multiple / highest);
   }
 }
 

@@ -6,6 +6,13 @@ function endsOf(values) {
   return [Math.min(...finite), Math.max(...finite)];
 }
 
+/** A colour for a share between 0 and 1. */
+function colorOf(share) {
+  const level = Math.round(255 * Math.min(Math.max(share, 0), 1));
+  const [red, green, blue] = new Uint8Array(TABLES.inferno.buffer, 4 * level, 3);
+  return `rgb(${red} ${green} ${blue})`;
+}
+
 /**
  * Return the grid as a table; low layers are at the bottom, as in the charts.
  *
@@ -61,7 +68,8 @@ function matrix({ values, layers, heads, chosen, pick, label, describe, marked =
 
 /** Replace the matrix of a holder; the focus stays on the same cell. */
 function drawMatrix(holder, options) {
-  const at = holder.contains(document.activeElement) ? document.activeElement.dataset.at : undefined;
+  const focused = document.activeElement,
+    at = holder.contains(focused) && focused.getAttribute("data-at");
   holder.replaceChildren(matrix(options));
   const cell = at && holder.querySelector(`[data-at="${at}"]`);
   if (!cell) return;

@@ -25,6 +25,7 @@ function drawClip() {
   };
   const headline = { ...panel, map: result.headline, source: 0, row: 0, head: null };
   const stairs = (shown) => ({ x: clip.edges_s, y: timesUniform(valuesOf(shown).values), steps: true });
+  /** @type {Line[]} */
   const lines = [
     { label: t("timeline_now"), kind: "main", ...stairs(panel) },
     { label: t("timeline_chance"), kind: "chance", x: [clip.edges_s[0], clip.edges_s[steps]], y: [1, 1] },
@@ -81,7 +82,7 @@ function drawFoot() {
 /** Draw groups of buttons again; the focus stays on the same button of the same group. */
 function keepFocus(redraw) {
   const group = document.activeElement?.closest("#questions, #question, #answer, #queries, #sources, #lookers");
-  const index = group ? [...group.querySelectorAll("button")].indexOf(document.activeElement) : -1;
+  const index = group ? [...group.querySelectorAll("button")].findIndex((it) => it === document.activeElement) : -1;
   redraw();
   if (index >= 0) group.querySelectorAll("button")[index]?.focus({ preventScroll: true });
 }

@@ -150,6 +150,20 @@ function describe(panel) {
 
 const layersName = (layers) => t(layers.length === 1 ? "layer_of" : "layers_of", ranges(layers));
 
+/** Numbers as ranges: `[0, 1, 2, 5]` becomes `0-2,5`. */
+function ranges(numbers) {
+  const runs = [];
+  for (const number of numbers) {
+    const last = runs[runs.length - 1];
+    if (last && number === last[1] + 1) last[1] = number;
+    else runs.push([number, number]);
+  }
+  return runs.map(([first, last]) => (first === last ? `${first}` : `${first}-${last}`)).join(",");
+}
+
+/** Wrap a text in marks that isolate its writing direction. */
+const isolate = (text) => `\u2068${text}\u2069`;
+
 /** Describe the query of a row. */
 function describeQuery(row) {
   const tokens = t(row.tokens === 1 ? "tokens_1" : "tokens_n", row.tokens);

@@ -1,4 +1,4 @@
-// Unpacks the page's blocks to arrays: see payload.py. Coarse maps come first, the others while the page is in use.
+// Unpacks the page's blocks to arrays: see payload.py.
 
 const DATA = JSON.parse($("data").textContent);
 
@@ -50,31 +50,6 @@ async function unpack(number) {
 function rowOf(number, row) {
   const cells = DATA.blocks[number][1];
   return BLOCKS[number]?.subarray(row * cells, (row + 1) * cells);
-}
-
-/** Whether an element is complete: the parser is past it, or has finished. */
-const isWhole = (element) => element && (element.nextSibling !== null || document.readyState !== "loading");
-
-const pause = () => new Promise((done) => setTimeout(done));
-
-/** Unpack all blocks one by one, those of `preferred()` first; call `onProgress(done, total)` after each. */
-async function unpackAll(preferred, onProgress) {
-  const remaining = new Set(BLOCKS.keys());
-  for (const number of remaining) if (BLOCKS[number]) remaining.delete(number);
-  const total = remaining.size;
-  while (remaining.size) {
-    const isReady = (number) => remaining.has(number) && isWhole($(`block-${number}`));
-    const next = preferred().find(isReady) ?? [...remaining].find(isReady);
-    if (next === undefined) {
-      if (document.readyState !== "loading") throw new Error("the file is cut off");
-      await pause();
-      continue;
-    }
-    remaining.delete(next);
-    await unpack(next);
-    onProgress(total - remaining.size, total);
-    await pause();
-  }
 }
 
 const pictureUrl = (number) => `data:image/jpeg;base64,${$(`picture-${number}`).textContent}`;

@@ -12,10 +12,11 @@ function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-/** Wrap a text in marks that isolate its writing direction. */
-const isolate = (text) => `\u2068${text}\u2069`;
-
+/** @type {(id: string) => any} */
 const $ = (id) => document.getElementById(id);
+
+/** @type {(selector: string) => any[]} */
+const $$ = (selector) => [...document.querySelectorAll(selector)];
 
 /** Create an HTML element with properties or attributes and children; strings become text, never markup. */
 function make(tag, properties = {}, ...children) {
@@ -42,8 +43,8 @@ function makeSvg(tag, properties = {}, ...children) {
 /** Set the texts of all elements that name a key of `WORDS`, in the chosen language. */
 function translate() {
   document.documentElement.lang = view.language === "zh" ? "zh-CN" : "en";
-  for (const element of document.querySelectorAll("[data-t]")) setText(element, t(element.dataset.t));
-  for (const element of document.querySelectorAll("[data-t-label]"))
+  for (const element of $$("[data-t]")) setText(element, t(element.dataset.t));
+  for (const element of $$("[data-t-label]"))
     element.setAttribute("aria-label", t(element.dataset.tLabel));
   const button = $("language");
   button.textContent = view.language === "zh" ? "English" : "中文";
@@ -63,17 +64,6 @@ function percent(share) {
 }
 
 const times = (multiple) => t("times", multiple.toFixed(multiple < 100 ? 1 : 0));
-
-/** Numbers as ranges: `[0, 1, 2, 5]` becomes `0-2,5`. */
-function ranges(numbers) {
-  const runs = [];
-  for (const number of numbers) {
-    const last = runs[runs.length - 1];
-    if (last && number === last[1] + 1) last[1] = number;
-    else runs.push([number, number]);
-  }
-  return runs.map(([first, last]) => (first === last ? `${first}` : `${first}-${last}`)).join(",");
-}
 
 /** Connect the buttons for language and theme; `redraw` draws the page again. */
 function listenToHeader(redraw) {
