@@ -105,8 +105,7 @@ class EncoderEngine:
     @property
     def provenance(self) -> EncoderProvenance:
         """The software, model, device and precision behind its results, enough to reproduce them."""
-        fields = provenance_fields(self.checkpoint, self.placement, "")
-        del fields["attention"]
+        fields = provenance_fields(self.checkpoint, self.placement)
         return EncoderProvenance(**fields, family=self.spec.family.name)
 
     @cached_property

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from qvl_attn.core.runtime import Progress, no_progress
-from qvl_attn.core.types import Media, Source
-from qvl_attn.core.version import __version__
+from qvl_attn.core.types import Source
 from qvl_attn.encoders.record import EncoderProvenance, EncoderSettings
 from qvl_attn.encoders.result import EncoderResult, request_key, request_label
 from qvl_attn.encoders.spec import FAMILIES, family_of
@@ -20,9 +17,9 @@ from qvl_attn.media.sampling import ClipSettings, plan_frames
 from qvl_attn.media.video import open_clip
 from qvl_attn.model.checkpoint import check_config, find_on_disk
 from qvl_attn.model.checkpoint_files import read_object
-from qvl_attn.model.placement import EncoderLoadOptions, LoadSettings, sure_placement, torch_build
+from qvl_attn.model.placement import EncoderLoadOptions, LoadSettings, sure_provenance
 from qvl_attn.results.result import request_folder
-from qvl_attn.results.session import Saved, Saving, find_results, run_session
+from qvl_attn.results.session import Asked, Saved, Saving, compute_missing, find_again
 
 if TYPE_CHECKING:
     from qvl_attn.encoders.engine import EncoderEngine
@@ -103,22 +100,10 @@ def find_saved(
     config = read_object(checkpoint.folder / "config.json", model)
     family = FAMILIES[family_of(model, config)]
     check_config(model, config)
-    placement, torch = sure_placement(checkpoint, load.device, load.dtype), torch_build()
-    if placement is None or torch is None:
+    fields = sure_provenance(checkpoint, load)
+    if fields is None:
         return None
-    provenance = EncoderProvenance(
-        qvl_attn=__version__,
-        transformers=version("transformers"),
-        torch=torch["__version__"],
-        model=checkpoint.name,
-        revision=checkpoint.revision,
-        device=placement[0],
-        dtype=placement[1],
-        family=family.name,
-    )
-    folders = [[_folder(saving, each, provenance)] for each in requests]
-    request_of = {folder: each for (folder,), each in zip(folders, requests, strict=True)}
-    return None if saving.overwrite else find_results(folders, lambda folder: _found(folder, request_of[folder]))
+    return find_again(EncoderResult, _asked(requests, EncoderProvenance(**fields, family=family.name), saving), saving)
 
 
 def encoded(
@@ -142,38 +127,21 @@ def encoded(
         MemoryLimitError: a run does not fit into memory.
         StoreError: a result cannot be written or read.
     """
-    folders = [_folder(saving, each, encoder.provenance) for each in requests]
-    request_of = dict(zip(folders, requests, strict=True))
 
     def encode(missing: Sequence[int]) -> Iterator[tuple[int, EncoderResult]]:
         for i in missing:
             if requests[i].settings.clip is None:
-                encoder.read(_media(requests[i]), requests[i].settings)
+                encoder.read(load_given(requests[i].picture, requests[i].settings.stretch), requests[i].settings)
         for i in missing:
             yield i, encoder.encode(requests[i].picture, requests[i].settings, progress)
 
-    return run_session(
-        folders,
-        encode,
-        save=lambda result: result.save(saving.out, saving.drawing, overwrite=saving.overwrite, progress=progress),
-        load=lambda folder: _found(folder, request_of[folder]),
-        overwrite=saving.overwrite,
-    )
+    asked = _asked(requests, encoder.provenance, saving)
+    return compute_missing(EncoderResult, asked, encode, saving, progress)
 
 
-def _folder(saving: Saving, asked: EncoderRequest, provenance: EncoderProvenance) -> Path:
-    key = request_key(asked.source, asked.settings, provenance)
-    return request_folder(saving.out, [asked.source], request_label(provenance), key, saving.drawing)
-
-
-def _media(asked: EncoderRequest) -> Media:
-    return load_given(asked.picture, asked.settings.stretch)
-
-
-def _found(folder: Path, asked: EncoderRequest) -> EncoderResult:
-    """Return a saved result with its media as they were given: its folder keeps their names and drawn sizes alone."""
-    result = EncoderResult.load(folder)
-    if asked.settings.clip is None or isinstance(asked.picture, Media):
-        return replace(result, media=(_media(asked),))
-    (stored,) = result.media
-    return replace(result, media=(replace(stored, source=asked.source.source, path=asked.source.source),))
+def _asked(requests: Sequence[EncoderRequest], provenance: EncoderProvenance, saving: Saving) -> list[Asked]:
+    label, asked = request_label(provenance), []
+    for each in requests:
+        media, key = [each.source], request_key(each.source, each.settings, provenance)
+        asked.append(Asked(media, [request_folder(saving.out, media, label, key, saving.drawing)]))
+    return asked

@@ -72,7 +72,7 @@ def run_json(
         settings: the settings of every question.
         run_config: the options of the check.
     """
-    provenance = provenance_fields(engine.checkpoint, engine.placement, engine.attn)
+    provenance = provenance_fields(engine.checkpoint, engine.placement)
     digests = {sample.id: _digest(sample) for sample in samples}
     return {
         "schema_version": SCHEMA_VERSION,
@@ -106,7 +106,7 @@ def run_json(
 def facts_of(engine: Engine, settings: Settings, run_config: RunConfig) -> dict[str, Any]:
     """Return the facts of a run that its summary states besides the figures."""
     headline = headline_of(settings, engine.selection(settings))
-    provenance = provenance_fields(engine.checkpoint, engine.placement, engine.attn)
+    provenance = {**provenance_fields(engine.checkpoint, engine.placement), "attention": engine.attn}
     return {
         "data": run_config.data,
         "model": {

@@ -11,19 +11,17 @@ from typing import Any, TypeVar
 
 import psutil
 import torch
-import transformers
 from transformers import AutoProcessor, GenerationConfig, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.activations import ACT2FN
 from transformers.utils import logging as transformers_logging
 
-from qvl_attn.core import version
 from qvl_attn.core.errors import InputError, MemoryLimitError, ModelError
 from qvl_attn.core.runtime import PROGRESS, check_cancelled, describe_size
 from qvl_attn.core.text import argument, plain, pluralize, quoted, shortened
 from qvl_attn.model.checkpoint import Checkpoint, guarded, read_config
 from qvl_attn.model.checkpoint_files import read_object, weight_counts
 from qvl_attn.model.config_check import WRONG_CONFIG
-from qvl_attn.model.placement import PRECISIONS, Placement, check_options
+from qvl_attn.model.placement import PRECISIONS, Placement, check_options, made_by
 
 T = TypeVar("T")
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in PRECISIONS}
@@ -402,18 +400,9 @@ def _shape(sizes: Sequence[int]) -> str:
     return "x".join(map(str, sizes))
 
 
-def provenance_fields(checkpoint: Checkpoint, placement: Placement, attention: str) -> dict[str, str]:
-    """Return versions, model, device and dtype, and the attention mode."""
-    return {
-        "qvl_attn": version.__version__,
-        "transformers": transformers.__version__,
-        "torch": torch.__version__,
-        "model": checkpoint.name,
-        "revision": checkpoint.revision,
-        "dtype": placement.dtype,
-        "device": placement.device_map or placement.device,
-        "attention": attention,
-    }
+def provenance_fields(checkpoint: Checkpoint, placement: Placement) -> dict[str, str]:
+    """Return versions, model, device and dtype: the fields of a `Provenance`."""
+    return made_by(checkpoint, torch.__version__, placement.device_map or placement.device, placement.dtype)
 
 
 def model_provenance(config: Any, processor: Any) -> dict[str, Any]:

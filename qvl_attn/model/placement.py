@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from ctypes import CDLL
 from dataclasses import dataclass
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from runpy import run_path
@@ -18,6 +19,7 @@ from safetensors import SafetensorError
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.options import set_types
 from qvl_attn.core.text import argument
+from qvl_attn.core.version import __version__
 from qvl_attn.model.checkpoint import Checkpoint
 from qvl_attn.model.checkpoint_files import weight_counts
 
@@ -140,6 +142,37 @@ def sure_placement(
         return None
     plenty = weights > 0 and 4 * weights + SPARE_BYTES < psutil.virtual_memory().available
     return ("cpu", "float32") if plenty else None
+
+
+def sure_provenance(checkpoint: Checkpoint, load: LoadSettings) -> dict[str, str] | None:
+    """Return the fields of the `Provenance` of results of a model that is not loaded; None if only torch can tell.
+
+    Args:
+        checkpoint: the model, with its weights.
+        load: how it would be loaded.
+    """
+    placement, torch = sure_placement(checkpoint, load.device, load.dtype, load.device_map), torch_build()
+    return None if placement is None or torch is None else made_by(checkpoint, torch["__version__"], *placement)
+
+
+def made_by(checkpoint: Checkpoint, torch: str, device: str, dtype: str) -> dict[str, str]:
+    """Return the fields of a `Provenance`.
+
+    Args:
+        checkpoint: the model.
+        torch: version of torch.
+        device: its device, or the device map.
+        dtype: its precision.
+    """
+    return {
+        "qvl_attn": __version__,
+        "transformers": version("transformers"),
+        "torch": torch,
+        "model": checkpoint.name,
+        "revision": checkpoint.revision,
+        "dtype": dtype,
+        "device": device,
+    }
 
 
 def torch_build() -> Mapping[str, Any] | None:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, TypedDict, TypeVar
 
 from qvl_attn.core.errors import InputError, ResultExistsError
 from qvl_attn.core.files import check_writable
 from qvl_attn.core.options import with_types
+from qvl_attn.core.runtime import Progress
 from qvl_attn.core.text import argument
+from qvl_attn.core.types import Media, Source
 from qvl_attn.render.style import Drawing
+from qvl_attn.results.result import StoredResult
 from qvl_attn.results.store import is_complete
 
 R = TypeVar("R")
+S = TypeVar("S", bound=StoredResult)
 LOG = logging.getLogger(__name__)
 
 
@@ -143,16 +147,68 @@ def logged(results: Iterable[Saved[R]]) -> Iterator[R]:
         yield saved.result
 
 
-def find_results(folders: Sequence[Sequence[Path]], load: Callable[[Path], R]) -> Iterator[Saved[R]] | None:
-    """Return the saved results of all requests, each read when it is its turn; None if one is missing.
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """A result that is asked for, and is to be saved.
+
+    Attributes:
+        media: its media as they were given.
+        folders: the folders that may hold it.
+    """
+
+    media: Sequence[Source]
+    folders: Sequence[Path]
+
+    def found(self, saving: Saving) -> Path | None:
+        """Return the folder that holds it; None if there is none, or if it is to be computed again."""
+        return None if saving.overwrite else next(filter(is_complete, self.folders), None)
+
+
+def find_again(kind: type[S], asked: Sequence[Asked], saving: Saving) -> Iterator[Saved[S]] | None:
+    """Return the saved results of all that is asked for, each read when it is its turn; None if one is missing.
 
     Args:
-        folders: for each request, the folders that may hold its result.
-        load: reads a result from its folder.
+        kind: the kind of the results.
+        asked: what is asked for.
+        saving: where the results are saved.
 
     Raises:
         StoreError: a result cannot be read.
     """
-    found = [next(filter(is_complete, of_request), None) for of_request in folders]
-    complete = [folder for folder in found if folder is not None]
-    return (Saved(load(folder), folder, True) for folder in complete) if len(complete) == len(found) else None
+    found = [(each, folder) for each in asked if (folder := each.found(saving))]
+    if len(found) < len(asked):
+        return None
+    return (Saved(read_again(kind, folder, each.media), folder, True) for each, folder in found)
+
+
+def compute_missing(
+    kind: type[S],
+    asked: Sequence[Asked],
+    compute: Callable[[Sequence[int]], Iterable[tuple[int, S]]],
+    saving: Saving,
+    progress: Progress,
+    add: Callable[[S], S] = lambda result: result,
+) -> Iterator[Saved[S]]:
+    """Do as `run_session`, each result in the first folder that may hold it."""
+    folders = [each.folders[0] for each in asked]
+    media_of = dict(zip(folders, (each.media for each in asked), strict=True))
+    return run_session(
+        folders,
+        compute,
+        save=lambda result: result.save(saving.out, saving.drawing, overwrite=saving.overwrite, progress=progress),
+        load=lambda folder: read_again(kind, folder, media_of[folder]),
+        add=add,
+        overwrite=saving.overwrite,
+    )
+
+
+def read_again(kind: type[S], folder: Path, media: Sequence[Source]) -> S:
+    """Return a saved result with its media as they were given: its folder keeps their names and drawn sizes alone."""
+    result = kind.load(folder)
+    given = tuple(
+        source
+        if isinstance(source, Media)
+        else replace(stored, source=source.source, path=source.source if stored.clip else None)
+        for source, stored in zip(media, result.media, strict=True)
+    )
+    return replace(result, media=given)

@@ -390,4 +390,4 @@ class Engine:
 
     def made_by(self, attention: str) -> dict[str, Any]:
         """Return the provenance fields that name a result: model, device, precision and versions of the libraries."""
-        return provenance_fields(self.checkpoint, self.placement, attention)
+        return {**provenance_fields(self.checkpoint, self.placement), "attention": attention}

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -12,12 +10,10 @@ from qvl_attn.attribution.profiles import stated_shape
 from qvl_attn.attribution.settings import Settings, settings_of
 from qvl_attn.core.runtime import OnToken, Progress, no_progress
 from qvl_attn.core.types import Media, Source
-from qvl_attn.core.version import __version__
 from qvl_attn.model.checkpoint import Checkpoint, find_on_disk, read_config
-from qvl_attn.model.placement import LoadOptions, LoadSettings, sure_placement
+from qvl_attn.model.placement import LoadOptions, LoadSettings, sure_provenance
 from qvl_attn.results.result import request_folder
-from qvl_attn.results.session import Saved, Saving, find_results, run_session
-from qvl_attn.results.store import is_complete
+from qvl_attn.results.session import Asked, Saved, Saving, compute_missing, find_again
 from qvl_attn.vqa.result import Result, request_key
 
 if TYPE_CHECKING:
@@ -57,20 +53,11 @@ def find_saved(
     if checked is None:
         return None
     checkpoint, settings = checked
-    placement = sure_placement(checkpoint, load.device, load.dtype, load.device_map)
-    if placement is None:
+    fields = sure_provenance(checkpoint, load)
+    if fields is None:
         return None
-    made_by = {
-        "qvl_attn": __version__,
-        "transformers": version("transformers"),
-        "model": checkpoint.name,
-        "revision": checkpoint.revision,
-        "device": placement[0],
-        "dtype": placement[1],
-    }
-    modes = attention_modes(load.attn, placement[1])
-    folders = [_request_folders(saving, media, text, settings, made_by, modes) for text in questions]
-    return None if saving.overwrite else find_results(folders, Result.load)
+    modes = attention_modes(load.attn, fields["dtype"])
+    return find_again(Result, [_asked(saving, media, text, settings, fields, modes) for text in questions], saving)
 
 
 def check_settings(
@@ -127,8 +114,10 @@ def answered(
         StoreError: a result cannot be written or read.
     """
     questions = engine.read_all(pairs, settings)
-    asked = [(question.media, question.prompt.question) for question in questions]
-    found = [found_folder(engine, media, text, settings, saving) for media, text in asked]
+    found = [
+        _asked_of(engine, question.media, question.prompt.question, settings, saving).found(saving)
+        for question in questions
+    ]
     fitted = iter(engine.fit([question for question, folder in zip(questions, found, strict=True) if folder is None]))
     ready = [question if folder else next(fitted) for question, folder in zip(questions, found, strict=True)]
 
@@ -153,9 +142,10 @@ def answered_clip(
     """Do as `answered` for questions about a clip, which is not decoded if all their results are found."""
     from qvl_attn.vqa.clip import answer_clip, load_clip, prepare_clip
 
-    found = [found_folder(engine, [video], text, settings, saving) for text in texts]
-    if None not in found:
-        return (Saved(_found(folder, [video]), folder, True) for folder in found if folder is not None)
+    asked = [_asked_of(engine, [video], text, settings, saving) for text in texts]
+    results = find_again(Result, asked, saving)
+    if results is not None:
+        return results
     media = load_clip(engine.processor, video, settings, progress)
     questions = prepare_clip(engine, media, texts, settings)
 
@@ -163,7 +153,9 @@ def answered_clip(
         answers = answer_clip(engine, [questions[i] for i in missing], progress, on_token)
         return ((missing[position], result) for position, result in answers)
 
-    prompts = [(folder, asked.prompts[0], [media]) for folder, asked in zip(found, questions, strict=True)]
+    prompts = [
+        (each.found(saving), question.prompts[0], [media]) for each, question in zip(asked, questions, strict=True)
+    ]
     return _session(engine, prompts, answer, saving, progress)
 
 
@@ -176,42 +168,8 @@ def _session(
 ) -> Iterator[Saved[Result]]:
     from qvl_attn.vqa.sanity import add_sanity
 
-    folders = [found or result_folder(engine, prompt, media, saving) for found, prompt, media in prompts]
-    media_of = dict(zip(folders, (media for _, _, media in prompts), strict=True))
-    return run_session(
-        folders,
-        answer,
-        save=lambda result: result.save(saving.out, saving.drawing, overwrite=saving.overwrite, progress=progress),
-        load=lambda folder: _found(folder, media_of[folder]),
-        add=lambda result: add_sanity(engine, result, progress),
-        overwrite=saving.overwrite,
-    )
-
-
-def _found(folder: Path, media: Sequence[Source]) -> Result:
-    """Return a saved result with the media as they were given: its folder keeps their names and drawn sizes alone."""
-    result = Result.load(folder)
-    given = tuple(
-        source if isinstance(source, Media) else replace(stored, source=source.source, path=source.source)
-        for source, stored in zip(media, result.media, strict=True)
-    )
-    return replace(result, media=given)
-
-
-def found_folder(engine: Engine, media: Sequence[Source], text: str, settings: Settings, saving: Saving) -> Path | None:
-    """Return the folder of a question's saved result, of any of `attention_modes`; None if there is none to be kept.
-
-    Args:
-        engine: the model that answers.
-        media: the pictures or the clip of the question.
-        text: the question.
-        settings: settings of the question.
-        saving: where the result is saved.
-    """
-    if saving.overwrite:
-        return None
-    modes = attention_modes(engine.attn, engine.placement.dtype)
-    return next(filter(is_complete, _request_folders(saving, media, text, settings, engine.made_by(""), modes)), None)
+    asked = [Asked(media, [found or result_folder(engine, prompt, media, saving)]) for found, prompt, media in prompts]
+    return compute_missing(Result, asked, answer, saving, progress, lambda result: add_sanity(engine, result, progress))
 
 
 def result_folder(engine: Engine, prompt: Question, media: Sequence[Media], saving: Saving) -> Path:
@@ -223,19 +181,25 @@ def result_folder(engine: Engine, prompt: Question, media: Sequence[Media], savi
         media: the pictures or the clip of the question.
         saving: where the result is saved.
     """
-    made_by = engine.made_by(prompt.attention)
-    (folder,) = _request_folders(saving, media, prompt.prompt.question, prompt.settings, made_by, [prompt.attention])
+    made_by, text = engine.made_by(prompt.attention), prompt.prompt.question
+    (folder,) = _asked(saving, media, text, prompt.settings, made_by, [prompt.attention]).folders
     return folder
 
 
-def _request_folders(
+def _asked_of(engine: Engine, media: Sequence[Source], text: str, settings: Settings, saving: Saving) -> Asked:
+    """Return what is asked of a model, before it is known which of `attention_modes` fits the memory."""
+    modes = attention_modes(engine.attn, engine.placement.dtype)
+    return _asked(saving, media, text, settings, engine.made_by(""), modes)
+
+
+def _asked(
     saving: Saving,
     media: Sequence[Source],
     question: str,
     settings: Settings,
     made_by: Mapping[str, Any],
     modes: Sequence[str],
-) -> list[Path]:
-    """Return the folder of a result for each kind of attention: see `request_folder`."""
+) -> Asked:
+    """Return what is asked for, with a folder for each kind of attention: see `request_folder`."""
     keys = [request_key(media, question, settings, {**made_by, "attention": mode}) for mode in modes]
-    return [request_folder(saving.out, media, question, key, saving.drawing) for key in keys]
+    return Asked(media, [request_folder(saving.out, media, question, key, saving.drawing) for key in keys])

@@ -8,7 +8,6 @@ import pytest
 
 from qvl_attn import Drawing, EncoderSettings
 from qvl_attn.core.errors import ModelError
-from qvl_attn.encoders import session
 from qvl_attn.encoders.engine import EncoderEngine
 from qvl_attn.encoders.session import EncoderRequest, find_saved
 from qvl_attn.media.sampling import ClipSettings
@@ -34,7 +33,7 @@ def model(request) -> str:
 @pytest.fixture(autouse=True)
 def unread(monkeypatch):
     """The results are empty files."""
-    monkeypatch.setattr(session, "_found", lambda folder, asked: None)
+    monkeypatch.setattr("qvl_attn.results.session.read_again", lambda *args: None)
 
 
 def found(*names, drawing=None, out, model, **options):
@@ -65,7 +64,7 @@ def test_every_request_finds_its_own_result_and_no_other(model, options, tmp_pat
 def test_only_torch_can_tell_where_it_does_not_say_its_version(tmp_path, monkeypatch):
     provenance = EncoderEngine.load("demo").provenance
     finish(encoder_folder(tmp_path, *ASKED["a picture"], Drawing(), provenance))
-    monkeypatch.setattr(session, "torch_build", lambda: None)
+    monkeypatch.setattr("qvl_attn.model.placement.torch_build", lambda: None)
     assert found("a picture", out=tmp_path, model="demo") is None
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from qvl_attn import Drawing
 from qvl_attn.core.errors import CaptureError, ResultExistsError
-from qvl_attn.results.session import find_results, run_session
+from qvl_attn.results.session import Asked, Saving, find_again, run_session
 
 NAMES = ("a", "b", "c")
 
@@ -125,20 +126,38 @@ def test_what_is_added_is_saved(tmp_path):
     assert read(tmp_path / "a") == "a+"
 
 
+@dataclass(frozen=True)
+class Text:
+    """A kind of result without media."""
+
+    text: str
+    media: tuple[()] = ()
+
+    @classmethod
+    def load(cls, folder):
+        return cls(read(folder))
+
+
+def again(folders, out, overwrite=False):
+    found = find_again(Text, [Asked([], of_one) for of_one in folders], Saving(out, Drawing(), overwrite))
+    return found and [(saved.result.text, saved.folder.name, saved.reused) for saved in found]
+
+
 def test_saved_results_are_found_where_none_is_missing(tmp_path):
     folders = [[tmp_path / "x", tmp_path / name] for name in NAMES]
     for name in NAMES:
-        assert find_results(folders, read) is None
+        assert again(folders, tmp_path) is None
         write(tmp_path / name, name)
-    assert outcome(find_results(folders, read)) == [("a", "a", True), ("b", "b", True), ("c", "c", True)]
+    assert again(folders, tmp_path) == [("a", "a", True), ("b", "b", True), ("c", "c", True)]
+    assert again(folders, tmp_path, overwrite=True) is None
     write(tmp_path / "x", "first")
-    assert outcome(find_results(folders, read))[0] == ("first", "x", True)
-    assert outcome(find_results([], read)) == []
+    assert again(folders, tmp_path)[0] == ("first", "x", True)
+    assert again([], tmp_path) == []
 
 
 def test_finding_reads_each_when_it_is_its_turn(tmp_path):
     for name in NAMES:
         write(tmp_path / name, name)
-    results = find_results([[tmp_path / name] for name in NAMES], read)
+    results = find_again(Text, [Asked([], [tmp_path / name]) for name in NAMES], Saving(tmp_path, Drawing()))
     (tmp_path / "c" / "result.json").unlink()
-    assert next(results).result == "a"
+    assert next(results).result.text == "a"

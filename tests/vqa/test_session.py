@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from qvl_attn import Result
 from qvl_attn.attribution.profiles import Profile, profile_json, shape_of
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.files import write_json
@@ -92,7 +91,7 @@ def folders_of(results):
 @pytest.fixture(autouse=True)
 def unread(monkeypatch):
     """The results are empty files."""
-    monkeypatch.setattr(Result, "load", staticmethod(lambda folder: None))
+    monkeypatch.setattr("qvl_attn.results.session.read_again", lambda *args: None)
 
 
 def finish(folder: Path) -> None:
