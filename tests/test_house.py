@@ -61,7 +61,7 @@ MAY_IMPORT = {
     ),
     "matplotlib": (
         "render.charts",
-        "vqa.timeline",
+        "results.timeline",
         *(f"encoders.{name}" for name in ("charts", "embedding_charts", "timeline")),
     ),
     "typer": ("cli",),

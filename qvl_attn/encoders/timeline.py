@@ -1,7 +1,8 @@
-"""The timeline of a clip: statistics of an encoder for each step, their chart, and the export of the clip."""
+"""What is an encoder's own in the timeline and in the frames of its clip: statistics of each step, and captions."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +23,9 @@ from qvl_attn.encoders.statistics import TITLES, statistics_of
 from qvl_attn.media.resize import Picture
 from qvl_attn.render.charts import DPI, GREY, INK, LINE, pixels_of, titled
 from qvl_attn.render.video_frame import FrameOverlay
+from qvl_attn.results import clip_export
 from qvl_attn.results.clip_export import step_edges_s
+from qvl_attn.results.timeline import Level, Line, plot_steps
 
 SIZE_IN = (11.0, 6.6)
 NAMES = ("strongest", "distance_px", "entropy_bits")
@@ -30,7 +33,7 @@ STRONGEST = "strongest cell of the map, multiples of a uniform map"
 
 
 @dataclass(frozen=True, eq=False)
-class Line:
+class StepStatistic:
     """One statistic over the steps of a clip.
 
     Attributes:
@@ -44,7 +47,7 @@ class Line:
     chance: float
 
 
-def lines(record: EncoderRecord, heat: HeatMap) -> tuple[Line, ...]:
+def step_statistics(record: EncoderRecord, heat: HeatMap) -> tuple[StepStatistic, ...]:
     """Return the statistics of each step, for the layers of a map.
 
     The attention of each step sums to one, so its amount says nothing; its distribution does. Distance and entropy are
@@ -52,29 +55,27 @@ def lines(record: EncoderRecord, heat: HeatMap) -> tuple[Line, ...]:
     """
     layers = list(heat.layers)
     statistics = statistics_of(record.attention)
-    result = [Line(STRONGEST, heat.values.max(axis=(1, 2)).astype(np.float64) / heat.uniform, 1.0)]
+    result = [StepStatistic(STRONGEST, heat.values.max(axis=(1, 2)).astype(np.float64) / heat.uniform, 1.0)]
     for name in NAMES[1:]:
         values = getattr(record.attention, name)[layers].mean(axis=(0, 1), dtype=np.float64)
         chance = float(statistics[name].chance[layers].mean())
-        result.append(Line(f"{TITLES[name]}; mean of all heads", values, chance))
+        result.append(StepStatistic(f"{TITLES[name]}; mean of all heads", values, chance))
     return tuple(result)
 
 
 def draw_timeline(record: EncoderRecord, heat: HeatMap) -> Picture:
     """Draw the statistics one beneath the other over the seconds of the clip: (H, W, 3) uint8 RGB."""
     figure = Figure(figsize=SIZE_IN, dpi=DPI, facecolor="white")
-    canvas, step_lines = FigureCanvasAgg(figure), lines(record, heat)
-    edges = step_edges_s(record.media[0], record.attention.grid[0])
-    panels = figure.subplots(len(step_lines), 1, sharex=True)
-    for axes, line in zip(panels, step_lines, strict=True):
-        axes.set_title(line.title, loc="left", fontsize=11, color=INK)
-        axes.spines[["top", "right"]].set_visible(False)
+    canvas, drawn = FigureCanvasAgg(figure), step_statistics(record, heat)
+    edges_s = step_edges_s(record.media[0], record.attention.grid[0])
+    panels = figure.subplots(len(drawn), 1, sharex=True)
+    for axes, statistic in zip(panels, drawn, strict=True):
+        axes.set_title(statistic.title, loc="left", fontsize=11, color=INK)
         axes.tick_params(colors=GREY)
-        axes.stairs(line.values, edges, baseline=None, color=LINE, linewidth=2.2, label="by step")
-        axes.axhline(line.chance, color=INK, linewidth=1.3, linestyle=":", label="chance: uniform attention")
-        axes.set_ylim(0, 1.12 * max(float(line.values.max()), line.chance))
+        level = Level("chance: uniform attention", statistic.chance, INK, 1.3)
+        plot_steps(axes, [Line("by step", statistic.values, LINE, 2.2)], level, edges_s)
+        axes.set_ylim(0, 1.12 * max(float(statistic.values.max()), statistic.chance))
     panels[-1].set_xlabel("seconds", color=GREY)
-    panels[-1].set_xlim(float(edges[0]), float(edges[-1]))
     figure.legend(*panels[0].get_legend_handles_labels(), loc="lower left", ncols=2, frameon=False)
     figure.tight_layout(rect=(0, 0.02, 1, 1))
     return titled(pixels_of(canvas), f"{describe_provenance(record)} · {heat_map_title(record, heat)}")
@@ -83,23 +84,12 @@ def draw_timeline(record: EncoderRecord, heat: HeatMap) -> Picture:
 Box = tuple[float, float, float, float]
 
 
-def frame_overlay(record: EncoderRecord, heat: HeatMap, captions: tuple[str, ...]) -> FrameOverlay:
+def frame_overlay(record: EncoderRecord, heat: HeatMap, captions: Sequence[str]) -> FrameOverlay:
     """Return the heat map and the captions for the frames of the exported clip."""
-    media, region = record.media[0], visible_region(record)
-    steps = np.searchsorted(record.frames[:, 1], np.arange(len(media.frames)))
-    return FrameOverlay(
-        heat=heat,
-        times_s=media.sampled_s.tolist(),
-        steps=steps.tolist(),
-        question=heat_map_title(record, heat),
-        answers=(),
-        captions=(
-            describe_share(record.attention, heat.query, heat.layers[0], record.settings.over),
-            *captions,
-            *_describe_hidden(region),
-        ),
-        visible_region=region,
-    )
+    share = describe_share(record.attention, heat.query, heat.layers[0], record.settings.over)
+    region = visible_region(record)
+    lines = (share, *captions, *_describe_hidden(region))
+    return clip_export.frame_overlay(record.media[0], heat, heat_map_title(record, heat), lines, visible_region=region)
 
 
 def heat_map_title(record: EncoderRecord, heat: HeatMap) -> str:

@@ -1,8 +1,8 @@
-"""Export of a clip's result frame by frame: heatmap.mp4 and the sampled frames in frames/."""
+"""A clip's result frame by frame: the texts of its frames, heatmap.mp4, and the sampled frames in frames/."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.files import write_png
 from qvl_attn.core.runtime import Progress, prefetch
-from qvl_attn.core.types import Media
+from qvl_attn.core.types import HeatMap, Media
 from qvl_attn.media.mp4 import TICKS_PER_S, write_mp4
 from qvl_attn.media.resize import Picture, at_size
 from qvl_attn.media.sampling import frames_between
@@ -25,6 +25,7 @@ from qvl_attn.model.token_grid import frames_per_step
 from qvl_attn.render.layout import Size
 from qvl_attn.render.style import Drawing
 from qvl_attn.render.video_frame import FrameOverlay, FrameRenderer
+from qvl_attn.results.record import MapSource
 
 # Fast rather than small: encoding takes longest, and at this quality the files stay small.
 PRESET, QUALITY = "superfast", 20
@@ -151,6 +152,42 @@ def _sampled_source(media: Media) -> VideoSource:
                 yield number, partial(at_size, media.frames[sample])
 
     return VideoSource(media.source, media.sha256, media.size_px, times_s, facts.end_s, None, frames)
+
+
+def frame_overlay(
+    clip: Media,
+    heat: HeatMap,
+    title: str,
+    captions: Sequence[str],
+    answers: Sequence[str] = (),
+    visible_region: tuple[float, float, float, float] | None = None,
+) -> FrameOverlay:
+    """Return the maps and texts to draw on the frames of a clip, each sampled frame with the step that it fed.
+
+    Args:
+        clip: the clip.
+        heat: the map of each step.
+        title: text of the first line.
+        captions: lines that describe the map.
+        answers: the answer of each sampled frame; none without a question.
+        visible_region: as in `FrameOverlay`.
+    """
+    per_step = frames_per_step(len(clip.frames), len(heat.values))
+    steps = [i // per_step for i in range(len(clip.frames))]
+    return FrameOverlay(heat, clip.sampled_s.tolist(), steps, title, answers, captions, visible_region)
+
+
+def map_overlay(maps: MapSource, clip: Media, heat: HeatMap) -> FrameOverlay:
+    """Return the maps and texts of a headline, as `frame_overlay` does.
+
+    Args:
+        maps: where the texts are taken from.
+        clip: the clip.
+        heat: the headline's map of each step, as drawn.
+    """
+    described = maps.describe(maps.headline)
+    answers = [described.answer] * len(clip.frames) if described.answer else []
+    return frame_overlay(clip, heat, described.title, described.lines, answers)
 
 
 def step_edges_s(clip: Media, steps: int) -> NDArray[np.float64]:

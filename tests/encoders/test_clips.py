@@ -23,7 +23,7 @@ from qvl_attn.encoders import inputs as inputs_module
 from qvl_attn.encoders.inputs import load_encoder_clip
 from qvl_attn.encoders.record import EncoderSettings
 from qvl_attn.encoders.statistics import statistics_of
-from qvl_attn.encoders.timeline import draw_timeline, frame_overlay, heat_map_title, lines, visible_region
+from qvl_attn.encoders.timeline import draw_timeline, frame_overlay, heat_map_title, step_statistics, visible_region
 from qvl_attn.media.image import load_picture
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.media.video import open_clip
@@ -501,7 +501,7 @@ def test_a_small_frame_in_a_large_crop(tmp_path, monkeypatch):
 def test_the_statistics_of_each_step(name):
     result = encode_clip(name, clip_settings=ClipSettings(fps=4, end_s=1.25))
     attention, heat = result.attention, heat_of(result, layer=2)
-    strongest, distance, entropy = lines(result, heat)
+    strongest, distance, entropy = step_statistics(result, heat)
     for step in range(attention.grid[0]):
         assert strongest.values[step] == pytest.approx(heat.values[step].max() * attention.received.shape[-1])
         assert distance.values[step] == pytest.approx(attention.distance_px[2, :, step].mean())

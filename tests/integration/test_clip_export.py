@@ -24,7 +24,8 @@ from qvl_attn.core.errors import StoreError
 from qvl_attn.core.types import HeatMap, Scale
 from qvl_attn.media.mp4 import write_mp4
 from qvl_attn.render.video_frame import FrameOverlay, FrameRenderer
-from qvl_attn.vqa.timeline import GROUP_COLORS, HEADLINE_COLOR, draw_timeline, lines
+from qvl_attn.results.timeline import HEADLINE_COLOR
+from qvl_attn.vqa.timeline import GROUP_COLORS, draw_timeline, lines
 from tests.helpers.processes import PATIENCE_S, signal_at_call, start_command
 
 QUESTION = "what moves?"
@@ -247,7 +248,7 @@ def test_a_line_is_the_attention_on_each_step_over_chance(result):
     for layer, line in zip(capture.layers.tolist(), drawn_lines, strict=False):
         row = capture.weights[layer][rows].mean(axis=0)
         steps = [row[i : i + cells].sum() for i in range(0, len(row), cells)]
-        assert line.over_chance == pytest.approx(np.array(steps) / np.mean(steps), rel=1e-4)
+        assert line.values == pytest.approx(np.array(steps) / np.mean(steps), rel=1e-4)
         assert line.label == f"layer {layer}"
     assert drawn_lines[-1].label == "headline: layers 0-3"
 

@@ -282,9 +282,9 @@ def test_both_ways_on_one_timeline(demo, clip_file):
     assert len(result.passes) == 8
     drawn = lines(result)
     masses = [part.heatmap().vision_mass for part in result.passes]
-    assert drawn[-1].over_chance == pytest.approx(np.array(masses) / np.mean(masses))
+    assert drawn[-1].values == pytest.approx(np.array(masses) / np.mean(masses))
     steps = result.heatmap().values.sum(axis=(1, 2))
-    assert drawn[-2].over_chance == pytest.approx(steps / steps.mean(), rel=1e-5)
+    assert drawn[-2].values == pytest.approx(steps / steps.mean(), rel=1e-5)
 
 
 @pytest.mark.parametrize("how", [{"mode": "frames"}, {"window": 4}])
