@@ -233,7 +233,8 @@ def _read(source: Path | BytesIO) -> Example:
     try:
         example = _from_arrays(arrays)
         for picture in example.jpegs:
-            _check_size(picture)
+            width, height = jpeg_size_px(picture)
+            _require(max(width, height) <= LONGEST_PX, f"a picture of {width} x {height} px")
     except (KeyError, ValueError) as fault:
         name = source if isinstance(source, Path) else "the data"
         raise StoreError(f"{name} is not an example of a known schema ({fault})", "remove it") from None
@@ -263,13 +264,16 @@ def _from_arrays(arrays: Mapping[str, Any]) -> Example:
     )
 
 
-def _check_size(picture: bytes) -> None:
-    """Check the size in a JPEG's header, because a few bytes may decode to more pixels than a browser can hold."""
+def jpeg_size_px(picture: bytes) -> tuple[int, int]:
+    """Return the (width, height) in a JPEG's header: a few bytes may decode to more pixels than a browser can hold.
+
+    Raises:
+        ValueError: not a JPEG.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(BytesIO(picture), formats=["JPEG"]) as image:
-                size_px = image.size
+                return image.size
     except (OSError, SyntaxError, Image.DecompressionBombError):
         raise ValueError("a picture is not a JPEG") from None
-    _require(max(size_px) <= LONGEST_PX, f"a picture of {size_px[0]} x {size_px[1]} px")

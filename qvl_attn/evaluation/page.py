@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from qvl_attn.core.text import shortened
-from qvl_attn.evaluation.examples import Example
+from qvl_attn.evaluation.examples import Example, jpeg_size_px
 from qvl_attn.evaluation.score import CONTROLS, FIGURES, Score, as_json
 from qvl_attn.render.html.page import page_html
 from qvl_attn.render.html.payload import Payload
@@ -86,6 +86,7 @@ def _card(row: int, example: Example, payload: Payload) -> dict[str, Any]:
     return {
         "row": row,
         "pictures": [payload.add_jpeg(picture) for picture in example.jpegs],
+        "sizes_px": [jpeg_size_px(picture) for picture in example.jpegs],
         "block": payload.add_rows(np.concatenate([values.ravel() for values in example.values])[None]),
         "grids": [list(values.shape) for values in example.values],
         "boxes": [boxes.tolist() for boxes in example.boxes],

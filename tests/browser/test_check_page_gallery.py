@@ -20,7 +20,7 @@ from tests.helpers.processes import PATIENCE_S
 
 pytestmark = pytest.mark.browser
 DRAWN = """(row) => [...ROW.children].map((figure) => {
-  const [img, canvas, svg] = figure.children;
+  const [img, canvas, svg] = ["img", "canvas", "svg"].map((name) => figure.querySelector(name));
   const place = (element) => {
     const box = element.getBoundingClientRect();
     return [box.left, box.top, box.right, box.bottom];

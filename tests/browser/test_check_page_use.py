@@ -252,7 +252,7 @@ def test_everything_can_be_done_by_keys(open_check_page, finished_check):
     assert page.page.evaluate("() => filters.right") == "right"
     page.page.focus("#alpha")
     page.page.keyboard.press("End")
-    assert page.page.evaluate("() => filters.alpha") == 1
+    assert page.page.evaluate("() => state.alpha") == 1
     page.page.focus("#outlines")
     page.page.keyboard.press("Space")
     assert page.page.evaluate("() => filters.outlines") is False

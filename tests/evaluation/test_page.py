@@ -12,6 +12,7 @@ from dataclasses import replace
 from hashlib import sha256
 from html.parser import HTMLParser
 
+import cv2
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -194,6 +195,9 @@ def test_its_cards_are_the_examples(finished_check, kind):
     for card in page["cards"]:
         example = examples[page["rows"][card["row"]]["id"]]
         assert tuple(b64decode(pictures[i][1]) for i in card["pictures"]) == example.jpegs
+        assert [tuple(size_px) for size_px in card["sizes_px"]] == [
+            cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR).shape[1::-1] for file in example.jpegs
+        ]
         assert card["boxes"] == [boxes.tolist() for boxes in example.boxes]
         assert card["grids"] == [list(values.shape) for values in example.values]
         for name in ("places", "times_s"):

@@ -190,7 +190,8 @@ CARD = "((row) => [...document.querySelectorAll('#cards .pictures')].find((card)
 # Whether every map of a row of pictures is painted at the size of its picture. The pixels are read from a copy, because
 # Chromium warns about a canvas that is read often.
 INKED = """(row) => [...row.children].every((figure) => {
-  const [img, canvas] = figure.children, copy = new OffscreenCanvas(6, 6).getContext("2d");
+  const img = figure.querySelector("img"), canvas = figure.querySelector("canvas");
+  const copy = new OffscreenCanvas(6, 6).getContext("2d");
   if (!img.naturalWidth || canvas.width !== img.naturalWidth || canvas.height !== img.naturalHeight) return false;
   copy.drawImage(canvas, 0, 0, 6, 6);
   return copy.getImageData(0, 0, 6, 6).data.every((value, i) => i % 4 < 3 || value === 255);

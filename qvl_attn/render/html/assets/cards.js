@@ -6,11 +6,9 @@ const filters = {
   right: "",
   grounded: "",
   search: "",
-  alpha: 0.5,
-  colormap: "inferno",
-  interp: "linear",
   outlines: true,
 };
+const state = { alpha: 0.5, colormap: "inferno", interp: "linear" };
 const cardOf = new Map(DATA.cards.map((card) => [card.row, card]));
 const figureAt = (name) => DATA.figures.indexOf(name);
 
@@ -49,21 +47,19 @@ const cardObserver = new IntersectionObserver(
   { rootMargin: "400px" },
 );
 
+/** A picture of a card, as `buildPicture` takes it. */
+function mediumOf(card, i) {
+  const size_px = card.sizes_px[i],
+    [width, height] = size_px;
+  return { picture: card.pictures[i], size_px, drawn_px: size_px, xs: [0, width], ys: [0, height] };
+}
+
 /** The pictures of a card, side by side; their maps are drawn when they become visible. */
 function pictureRow(card) {
-  const row = make(
-    "div",
-    { class: "pictures" },
-    ...card.pictures.map((picture) =>
-      make(
-        "figure",
-        { class: "picture" },
-        make("img", { alt: "", src: pictureUrl(picture), draggable: false }),
-        make("canvas"),
-        makeSvg("svg", { "viewBox": "0 0 1000 1000", "preserveAspectRatio": "none", "aria-hidden": "true" }),
-      ),
-    ),
-  );
+  const media = card.pictures.map((_, i) => mediumOf(card, i)),
+    row = make("div", { class: "pictures" }, ...media.map(buildPicture));
+  media.forEach((medium, i) => (row.children[i].style.flexGrow = String(aspectOf(medium))));
+  row.style.setProperty("--aspects", String(sum(media.map(aspectOf))));
   drawnCards.set(row, card);
   cardObserver.observe(row);
   return row;
@@ -73,43 +69,18 @@ async function drawCard(row) {
   const card = drawnCards.get(row);
   if (!BLOCKS[card.block] && $(`block-${card.block}`)) await unpack(card.block);
   const values = rowOf(card.block, 0);
-  let start = 0,
-    aspects = 0;
+  let start = 0;
   for (const [i, figure] of [...row.children].entries()) {
     const [rows, columns] = card.grids[i],
-      [img, canvas, svg] = figure.children;
-    await img.decode().catch(() => {});
-    const [width, height] = [img.naturalWidth || 480, img.naturalHeight || 360];
-    if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
-    figure.style.flexGrow = String(width / height);
-    figure.style.aspectRatio = `${width} / ${height}`;
-    canvas.style.opacity = filters.alpha;
-    paint(
-      canvas,
-      values.subarray(start, start + rows * columns),
-      rows,
-      columns,
-      card.high,
-      filters.colormap,
-      filters.interp,
-    );
-    start += rows * columns;
-    aspects += width / height;
-    svg.replaceChildren(
-      ...(filters.outlines ? card.boxes[i] : []).flatMap(([x0, y0, x1, y1]) =>
-        ["under box", "box"].map((kind) =>
-          makeSvg("rect", {
-            x: 1000 * x0,
-            y: 1000 * y0,
-            width: 1000 * (x1 - x0),
-            height: 1000 * (y1 - y0),
-            class: kind,
-          }),
-        ),
-      ),
-    );
+      cells = values.subarray(start, start + rows * columns),
+      canvas = figure.querySelector("canvas");
+    start += cells.length;
+    canvas.style.opacity = state.alpha;
+    paint(canvas, cells, rows, columns, card.high, state.colormap, state.interp);
+    const inPixels = (box) => box.map((share, edge) => share * card.sizes_px[i][edge % 2]);
+    const marks = (filters.outlines ? card.boxes[i] : []).flatMap((box) => outline(inPixels(box), "box"));
+    figure.querySelector("svg").replaceChildren(...marks);
   }
-  row.style.setProperty("--aspects", aspects);
 }
 
 /** Tags of a row: whether its answer is right, and its map grounded. */

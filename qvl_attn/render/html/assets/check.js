@@ -119,7 +119,7 @@ function drawAll() {
   options($("sort"), ["order", ...DATA.figures, "area"], filters.sort, (name) =>
     name === "order" ? t("order") : t(`f_${name}`),
   );
-  for (const name of ["right", "grounded", "search", "colormap", "interp"]) $(name).value = filters[name];
+  for (const name of ["right", "grounded", "search"]) $(name).value = filters[name];
   drawFigures();
   drawHeadPlot(); // first: it takes half of the width from the plot by layer
   drawLayerPlot();
@@ -148,11 +148,11 @@ function begin() {
   });
   for (const name of ["colormap", "interp"])
     $(name).addEventListener("change", () => {
-      filters[name] = $(name).value;
+      state[name] = $(name).value;
       redrawCards();
     });
   $("alpha").addEventListener("input", () => {
-    filters.alpha = Number($("alpha").value);
+    state.alpha = Number($("alpha").value);
     redrawCards();
   });
   $("outlines").addEventListener("change", () => {
