@@ -11,8 +11,8 @@ from qvl_attn.core.files import check_new, read_json, write_text
 from qvl_attn.core.text import argument, pluralize
 from qvl_attn.evaluation.examples import read_examples
 from qvl_attn.evaluation.page import check_html
-from qvl_attn.evaluation.score import read_all_scores
-from qvl_attn.evaluation.summary import SUMMARY_REMEDY, read_summary
+from qvl_attn.evaluation.rows import read_all_scores
+from qvl_attn.evaluation.summary_json import SUMMARY_REMEDY, read_summary
 from qvl_attn.kinds import check_whole, read_saved
 from qvl_attn.render.html.page import REPORT_FILE
 from qvl_attn.results.run_folder import ROWS_FILE, RUN_FILE, SUMMARY_FILE, read_finished_run
@@ -78,8 +78,7 @@ def _check_html(folder: Path) -> str:
             f"{folder / ROWS_FILE} has {pluralize(len(scores), 'row')}, but {SUMMARY_FILE} counts {summary['samples']}",
             SUMMARY_REMEDY,
         )
-    with damage(str(folder / SUMMARY_FILE), SUMMARY_REMEDY):
-        return check_html(summary, scores, read_examples(folder))
+    return check_html(summary, scores, read_examples(folder))
 
 
 def _notes(folder: Path) -> list[str]:

@@ -20,7 +20,7 @@ KEPT = {
     "evaluation.outputs": "--fail-under --fps --max-pixels",
     "evaluation.run_config": "--attn --by-head --calibrate --device --dtype --faithfulness --fps --max-frames "
     "--methods --model --profile --seed --shard",
-    "evaluation.score": "--calibrate --shard",
+    "evaluation.rows": "--calibrate --shard",
     "evaluation.sharding": "--shard",
     "media.animation": "--source-fps",
     "media.image": "--stretch",
@@ -66,8 +66,8 @@ def sources():
     [
         (OPTION, {name: {*options.split()} for name, options in KEPT.items()}),
         (COMMAND, {name: {*commands.split(", ")} for name, commands in COMMANDS.items()}),
-        # `core.text` has `argument`, and an answer is compared without this mark.
-        (re.compile("`"), {"core.text": {"`"}, "evaluation.answer_accuracy": {"`"}}),
+        # `core.text` has `argument`, and answers and messages of msgspec are without this mark.
+        (re.compile("`"), {name: {"`"} for name in ("core.text", "core.typed_json", "evaluation.answer_accuracy")}),
     ],
     ids=["options", "commands", "backticks"],
 )

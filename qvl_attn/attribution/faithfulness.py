@@ -8,15 +8,16 @@ curves, V the number of cells. A curve has one value for each of `shares()`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
+from typing import Any, TypedDict
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from qvl_attn.core.typed_json import Finite, decoded
 from qvl_attn.core.types import FloatArray, IntArray, Media
 
 KINDS = ("deletion", "insertion")
@@ -74,13 +75,19 @@ def curves_json(curves: Curves) -> dict[str, Any]:
     return {**axes, "logprobs": curves.logprobs.tolist()}
 
 
-def curves_from(value: Mapping[str, Any]) -> Curves:
+class _Saved(TypedDict):
+    names: tuple[str, ...]
+    logprobs: list[list[list[list[Finite]]]]
+
+
+def curves_from(value: object) -> Curves:
     """Return the curves that `curves_json` wrote.
 
     Raises:
         ValueError: the value is not that of curves.
     """
-    return Curves(tuple(value["names"]), np.array(value["logprobs"], dtype=np.float64))
+    saved = decoded(value, _Saved, "curves")
+    return Curves(saved["names"], np.array(saved["logprobs"], dtype=np.float64))
 
 
 def seed_of(seed: int, media: Sequence[Media], question: str) -> int:

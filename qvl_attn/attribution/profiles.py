@@ -5,16 +5,16 @@ Some profiles ship in `shipped_profiles/`; `qvl-attn check --calibrate` writes o
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from qvl_attn.attribution.selection import Pairs, Query, describe_heads, describe_layers
 from qvl_attn.core.errors import InputError
-from qvl_attn.core.text import argument, json_fault, pluralize
+from qvl_attn.core.text import argument, json_fault, pluralize, quoted
+from qvl_attn.core.typed_json import Count, LayerOrHead, decoded, parse_json
 
 VERSION = 1
 MAX_BYTES = 2**20
@@ -27,9 +27,9 @@ _SHIPPED = Path(__file__).parent / "shipped_profiles"
 class Shape:
     """The size of a model: number of layers, heads per layer, hidden size."""
 
-    layers: int
-    heads: int
-    hidden_size: int
+    layers: LayerOrHead
+    heads: LayerOrHead
+    hidden_size: Count
 
     def __str__(self) -> str:
         return f"{pluralize(self.layers, 'layer')} of {pluralize(self.heads, 'head')}, hidden size {self.hidden_size}"
@@ -93,6 +93,12 @@ def shape_of(config: Any) -> Shape:
     return Shape(text.num_hidden_layers, text.num_attention_heads, text.hidden_size)
 
 
+class _Stated(TypedDict):
+    num_hidden_layers: LayerOrHead
+    num_attention_heads: LayerOrHead
+    hidden_size: Count
+
+
 def stated_shape(config: Mapping[str, Any]) -> Shape | None:
     """Return the shape that a `config.json` states; None if it leaves a number to the defaults of transformers.
 
@@ -101,39 +107,11 @@ def stated_shape(config: Mapping[str, Any]) -> Shape | None:
             newer files under `text_config`.
     """
     text = config.get("text_config")
-    text = config if text is None else text
-    if not isinstance(text, Mapping):
-        return None
     try:
-        return Shape(*(_integer(text[name]) for name in ("num_hidden_layers", "num_attention_heads", "hidden_size")))
-    except (KeyError, TypeError):
+        stated = decoded(config if text is None else text, _Stated, "text_config")
+    except ValueError:
         return None
-
-
-def profile_from(value: Mapping[str, Any]) -> Profile:
-    """Return a profile from its JSON value.
-
-    Raises:
-        KeyError: a field is missing.
-        TypeError: a field has another type.
-        ValueError: a field is out of range.
-    """
-    model, query = value["model"], value.get("query")
-    return Profile(
-        name=str(value["name"]),
-        evidence=str(value["evidence"]),
-        source=str(value["source"]),
-        model=Shape(_integer(model["layers"]), _integer(model["heads"]), _integer(model["hidden_size"])),
-        layers=tuple(_integer(layer) for layer in value.get("layers") or ()),
-        heads=tuple((_integer(layer), _integer(head)) for layer, head in value.get("heads") or ()),
-        query=None if query is None else str(query),
-    )
-
-
-def _integer(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{value!r} is not a whole number")
-    return value
+    return Shape(stated["num_hidden_layers"], stated["num_attention_heads"], stated["hidden_size"])
 
 
 def profile_json(profile: Profile, figures: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,17 +143,15 @@ def load_profile(name: str) -> Profile:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ValueError("too large")
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = decoded(parse_json(path.read_text(encoding="utf-8")), dict[str, Any], "profile")
         if value.get("profile_version") != VERSION:
-            raise ValueError(f"profile_version {value.get('profile_version')!r}, this version reads {VERSION}")
-        return profile_from(value)
-    except (OSError, KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
-        fault = f"{error} is missing" if isinstance(error, KeyError) else json_fault(error, str(error))
+            raise ValueError(f"profile_version {quoted(value.get('profile_version'))}, this version reads {VERSION}")
+        return decoded(value, Profile, "profile")
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(
-            f"{argument('profile', name)}: not a profile ({fault})", f"a check with {argument('calibrate')} writes one"
+            f"{argument('profile', name)}: not a profile ({json_fault(error, str(error))})",
+            f"a check with {argument('calibrate')} writes one",
         ) from None
-    except InputError as error:
-        raise InputError(f"{argument('profile', name)}: {error.message}", error.hint) from None
 
 
 def choose_profile(typed: str | None, shape: Shape, *, chosen: bool) -> Profile | None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Any, Literal, NotRequired, TypedDict, Unpack
 
 from qvl_attn.attribution.methods.registry import METHODS, parse_methods
 from qvl_attn.attribution.profiles import Profile, Shape, choose_profile
@@ -13,6 +13,7 @@ from qvl_attn.attribution.selection import Pairs, Selection, layers_text, parse_
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.options import with_types
 from qvl_attn.core.text import argument, check_written
+from qvl_attn.core.typed_json import decoded
 from qvl_attn.core.types import Apart
 from qvl_attn.media.sampling import ClipOptions, ClipSettings, SamplingOptions
 
@@ -143,11 +144,37 @@ class Settings:
         return any(METHODS[name].head_max for name in self.methods)
 
 
-def headline_from(value: Mapping[str, Any]) -> Headline:
-    """Return a headline from the JSON value of its `asdict`."""
-    heads = value["heads"]
-    pairs = None if heads is None else tuple((int(layer), int(head)) for layer, head in heads)
-    return Headline(tuple(int(layer) for layer in value["layers"]), pairs)
+class _Saved(TypedDict):
+    """What the settings of every saved result have; some of before have layers as numbers."""
+
+    query: str
+    layers: NotRequired[str | int | list[int] | None]
+    heads: str | None
+    system: str | None
+    answer: str | None
+    store_heads: str
+
+
+def settings_from(value: object, layer_count: int) -> Settings:
+    """Return settings from the JSON value of their `asdict`; what was added since has its default.
+
+    Args:
+        value: the JSON value.
+        layer_count: number of layers of the model.
+
+    Raises:
+        InputError: the model has no such layer, or there is no such method.
+        ValueError: a field is missing, unknown, or of another type.
+    """
+    saved = decoded(value, _Saved, "settings")
+    fields = decoded(value, dict[str, Any], "settings") | {"layers": layers_text(saved.get("layers"), layer_count)}
+    settings = decoded(fields, Settings, "settings")
+    unknown = fields.keys() - vars(settings).keys()
+    if unknown:
+        raise ValueError(f"settings.{min(unknown)}: unknown")
+    if settings.methods:
+        parse_methods(settings.methods)
+    return settings
 
 
 def selection_of(settings: Settings, layer_count: int, head_count: int) -> Selection:

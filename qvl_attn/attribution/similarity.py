@@ -6,13 +6,14 @@ what the model has learned. The functions take maps of finite values of any scal
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from qvl_attn.core.typed_json import Number
 
 WINDOW = 11  # cells across the Gaussian window of SSIM
 SIGMA = 1.5  # its standard deviation, in cells
@@ -110,8 +111,8 @@ class Likeness:
     """
 
     label: str
-    rank_correlation: float | None
-    ssim: float | None
+    rank_correlation: Number
+    ssim: Number
 
     def __post_init__(self) -> None:
         for value in (self.rank_correlation, self.ssim):
@@ -143,14 +144,3 @@ class Sanity:
         values = {f"{name}_rank": likeness.rank_correlation for name, likeness in changes.items()}
         values |= {f"{name}_ssim": likeness.ssim for name, likeness in changes.items()}
         return {name: float("nan") if value is None else value for name, value in values.items()}
-
-
-def sanity_json(sanity: Sanity) -> dict[str, Any]:
-    """Return the sanity checks as JSON values."""
-    return {**asdict(sanity), "weights": [asdict(likeness) for likeness in sanity.weights]}
-
-
-def sanity_from(value: Mapping[str, Any]) -> Sanity:
-    """Return the sanity checks that `sanity_json` wrote."""
-    weights = tuple(Likeness(**item) for item in value["weights"])
-    return Sanity(weights, Likeness(**value["question"]), Likeness(**value["picture"]))

@@ -120,7 +120,7 @@ def apply_gate(summary: dict[str, Any], thresholds: dict[str, float]) -> None:
     for name, threshold in thresholds.items():
         value = figures.get(name, {}).get("mean")
         if name == "pointing" and value is not None:  # samples without a score count as misses
-            value *= figures[name]["n"] / (figures[name]["n"] + summary["errors_with_boxes"])
+            value *= figures[name]["n"] / max(figures[name]["n"] + summary["errors_with_boxes"], 1)
         if value is None or value < threshold:
             failed = True
             reason = "there is no such figure" if value is None else f"it is {value:.4g}"

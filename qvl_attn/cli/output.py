@@ -245,20 +245,7 @@ def _encoder_summary(result: EncoderResult, folder: Path, record: Mapping[str, A
 
 
 def print_folder_run(summary: Mapping[str, Any], out: Path, *, as_json: bool, quiet: bool) -> None:
-    """Print the summary of a run over a folder of pictures.
-
-    Raises:
-        StoreError: its `summary.json` is damaged.
-    """
-    try:
-        _print_folder_run(summary, out, as_json=as_json, quiet=quiet)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as fault:
-        raise StoreError(
-            f"{out / 'summary.json'} is damaged: {type(fault).__name__}: {fault}", "name another --out"
-        ) from None
-
-
-def _print_folder_run(summary: Mapping[str, Any], out: Path, *, as_json: bool, quiet: bool) -> None:
+    """Print the summary of a run over a folder of pictures."""
     if summary["errors"] and not quiet:
         for line in _error_lines(summary["errors"], out):
             print_line(line)
@@ -283,9 +270,10 @@ def _print_folder_run(summary: Mapping[str, Any], out: Path, *, as_json: bool, q
 
 def _error_lines(count: int, out: Path) -> Iterator[str]:
     """Yield the first pictures that could not be encoded, with the reasons, and the file that lists all."""
-    from qvl_attn.results.run_folder import ROWS_FILE, read_rows
+    from qvl_attn.encoders.folder_json import read_folder_rows
+    from qvl_attn.results.run_folder import ROWS_FILE
 
-    failed = (row for row in read_rows(out) if row["status"] == "error")
+    failed = (row for row in read_folder_rows(out) if row["status"] == "error")
     for row in islice(failed, MAX_PRINTED_ERRORS):
         yield f"could not be encoded: {shortened(row['id'])}: {row['error']}"
     yield f"all {count:,} in {out / ROWS_FILE}" if count > MAX_PRINTED_ERRORS else f"all in {out / ROWS_FILE}"
@@ -295,7 +283,7 @@ def _table(layers: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Yield a line per column with its meaning, then a line per layer."""
     from qvl_attn.encoders.statistics import TITLES
 
-    names = [name for name in PRINTED_FIGURES if name in layers[0]]
+    names = [name for name in PRINTED_FIGURES if layers and name in layers[0]]
     for name in names:
         yield f"{name}: {TITLES[name]}"
     columns = [["layer", *(str(row["layer"]) for row in layers)]]

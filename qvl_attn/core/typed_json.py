@@ -20,6 +20,7 @@ from qvl_attn.core.errors import QvlAttnError
 # and NumPy's int64 can hold.
 Finite = Annotated[float, Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
 Number = Finite | None
+Share = Annotated[float, Meta(ge=0, le=1)] | None
 Whole = Annotated[int, Meta(ge=-(2**53), le=2**53)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 # Numbers of layers and heads, which are counted up to: more than any model has.
@@ -49,7 +50,7 @@ def _finite(text: str) -> float:
     return value if math.isfinite(value) else _reject(text)
 
 
-def typed(value: Any, kind: type[T], name: str) -> T:
+def decoded(value: Any, kind: type[T], name: str) -> T:
     """Return a JSON value as a value of a type; fields that the type does not have are left out.
 
     Args:

@@ -15,19 +15,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvl_attn.core.errors import InputError, describe_error
-from qvl_attn.core.files import read_json, write_npz
+from qvl_attn.core.files import write_npz
 from qvl_attn.core.runtime import Progress, Stages, describe_memory, no_progress
 from qvl_attn.core.text import argument
+from qvl_attn.core.typed_json import decoded
 from qvl_attn.core.types import Media
 from qvl_attn.encoders.embedding import check_available, check_points
 from qvl_attn.encoders.engine import EncoderEngine
+from qvl_attn.encoders.folder_json import FolderFacts, read_folder_rows, read_folder_summary
 from qvl_attn.encoders.folder_pictures import Item, count_others, list_pictures
 from qvl_attn.encoders.folder_summary import summarize_folder, vectors_file
 from qvl_attn.encoders.inputs import check_limits
 from qvl_attn.encoders.record import EncoderSettings
 from qvl_attn.encoders.statistics import STATISTICS, statistics_of
 from qvl_attn.media.image import fingerprint, first_of_little_range, load_picture
-from qvl_attn.results.run_folder import SCHEMA_VERSION, SUMMARY_FILE, Ledger, open_run, read_rows
+from qvl_attn.results.run_folder import SCHEMA_VERSION, Ledger, Run, open_run
 
 LOG = logging.getLogger(__name__)
 
@@ -75,11 +77,11 @@ def encode_folder(
                 _encode_all(encoder, items, settings, ledger, run, progress)
             with stages.stage("summary"):
                 order = {item.id: number for number, item in enumerate(items)}
-                rows = sorted(read_rows(out), key=lambda row: order.get(row["id"], len(order)))
-                summarize_folder(out, run["facts"], rows, settings, progress)
+                rows = sorted(read_folder_rows(out), key=lambda row: order.get(row["id"], len(order)))
+                summarize_folder(out, decoded(run["facts"], FolderFacts, "facts"), rows, settings, progress)
             largest = max(stages.peak_bytes, key=lambda stage: stages.peak_bytes[stage]["host"])
             LOG.info(describe_memory(largest, stages.peak_bytes[largest]))
-        return read_json(out / SUMMARY_FILE)
+        return {**read_folder_summary(out)}
 
 
 def _check_settings(settings: EncoderSettings) -> None:
@@ -102,7 +104,7 @@ def _check_settings(settings: EncoderSettings) -> None:
 
 def _run_json(
     encoder: EncoderEngine, folder: Path, items: Sequence[Item], settings: EncoderSettings, others: int
-) -> dict[str, Any]:
+) -> Run:
     fingerprints = {item.id: _fingerprint_of(item) for item in items}
     provenance = asdict(encoder.provenance)
     return {
@@ -142,7 +144,7 @@ def _encode_all(
     items: Sequence[Item],
     settings: EncoderSettings,
     ledger: Ledger,
-    run: dict[str, Any],
+    run: Run,
     progress: Progress,
 ) -> None:
     capture_settings, said = replace(settings, embeddings=()), False

@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 from qvl_attn.core.errors import StoreError
 from qvl_attn.core.files import read_npz, write_json, write_npz, write_png
 from qvl_attn.core.runtime import Progress
-from qvl_attn.core.text import argument, percent, pluralize
+from qvl_attn.core.text import percent, pluralize
+from qvl_attn.core.typed_json import decoded
 from qvl_attn.core.types import FloatArray
 from qvl_attn.encoders.captions import describe_layer_output
 from qvl_attn.encoders.charts import draw_folder_statistics
 from qvl_attn.encoders.embedding import LEAST_POINTS, FolderEmbedding, embed_folder
 from qvl_attn.encoders.embedding_charts import folder_images
+from qvl_attn.encoders.folder_json import REMEDY, ErrorRow, FolderFacts, FolderSummary, PictureRow
 from qvl_attn.encoders.record import EncoderSettings
 from qvl_attn.encoders.statistics import STATISTICS, Statistic, describe_statistics
 from qvl_attn.results.run_folder import ROWS_FILE, RUN_FILE, SUMMARY_FILE
@@ -27,7 +29,6 @@ from qvl_attn.results.store import damage
 
 SCHEMA_VERSION = 1
 VECTORS_FILE = "embeddings.npz"
-REMEDY = f"name another {argument('out')}"
 TOO_FEW = f"no t-SNE: fewer than {LEAST_POINTS} pictures could be encoded"
 Floats = NDArray[np.float64]
 
@@ -39,8 +40,8 @@ def vectors_file(name: str) -> str:
 
 def summarize_folder(
     folder: Path,
-    facts: Mapping[str, Any],
-    rows: Sequence[Mapping[str, Any]],
+    facts: FolderFacts,
+    rows: Sequence[PictureRow | ErrorRow],
     settings: EncoderSettings,
     progress: Progress,
 ) -> None:
@@ -52,10 +53,11 @@ def summarize_folder(
         StoreError: no picture could be encoded, or the rows or vectors are damaged.
     """
     full = np.array(facts["full"], dtype=np.bool_)
+    good = [row for row in rows if row["status"] == "ok"]
+    failed = [row for row in rows if row["status"] == "error"]
+    if not good:
+        raise StoreError(f"none of {len(rows)} pictures could be encoded: {failed[0]['error']}", "see scores.jsonl")
     with damage(folder / ROWS_FILE, REMEDY):
-        good = [row for row in rows if row["status"] == "ok"]
-        if not good:
-            raise StoreError(f"none of {len(rows)} pictures could be encoded: {rows[0]['error']}", "see scores.jsonl")
         names = [name for name in STATISTICS if name in good[0]["figures"]]
         shapes = {"figures": (len(full), facts["heads"]), "chance": (len(full),)}
         values, chance = ({name: _array(good, kind, name, shape) for name in names} for kind, shape in shapes.items())
@@ -68,7 +70,7 @@ def summarize_folder(
     enough = len(good) >= LEAST_POINTS
     if settings.embeddings:
         with damage(folder / vectors_file("").split("/")[0], REMEDY):
-            ids, classes = [str(row["id"]) for row in good], [str(row["label"]) for row in good]
+            ids, classes = [row["id"] for row in good], [row["label"] for row in good]
             vectors = _read_vectors(folder, ids)
         seed = settings.seed if "tsne" in settings.embeddings and enough else None
         embedding = embed_folder(ids, classes, vectors, seed)
@@ -85,41 +87,39 @@ def summarize_folder(
             write_png(folder / name, draw())
         files += [VECTORS_FILE, *images]
     means = {name: Statistic(values[name].mean(axis=0), chance[name].mean(axis=0)) for name in names}
-    write_json(
-        folder / SUMMARY_FILE,
-        {
-            "schema_version": SCHEMA_VERSION,
-            "kind": "survey",
-            **facts,
-            "looked_at": len(good),
-            "errors": errors,
-            "layers": [
-                {
-                    "layer": layer,
-                    "full": bool(full[layer]),
-                    **{name: _spread(values[name][:, layer].mean(axis=1), chance[name][:, layer]) for name in names},
-                }
-                for layer in range(len(full))
-            ],
-            "said": [
-                *describe_statistics(means),
-                *_describe_separation(embedding),
-                *([TOO_FEW] if "tsne" in settings.embeddings and not enough else ()),
-            ],
-            "separation": _separation_json(embedding),
-            "tsne": None
-            if embedding is None or embedding.tsne is None
-            else {"pictures": len(embedding.tsne), "of": len(good)},
-            "files": sorted([RUN_FILE, ROWS_FILE, SUMMARY_FILE, *files]),
-        },
-    )
+    summary = {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "survey",
+        **facts,
+        "looked_at": len(good),
+        "errors": errors,
+        "layers": [
+            {
+                "layer": layer,
+                "full": bool(full[layer]),
+                **{name: _spread(values[name][:, layer].mean(axis=1), chance[name][:, layer]) for name in names},
+            }
+            for layer in range(len(full))
+        ],
+        "said": [
+            *describe_statistics(means),
+            *_describe_separation(embedding),
+            *([TOO_FEW] if "tsne" in settings.embeddings and not enough else ()),
+        ],
+        "separation": _separation_json(embedding),
+        "tsne": None
+        if embedding is None or embedding.tsne is None
+        else {"pictures": len(embedding.tsne), "of": len(good)},
+        "files": sorted([RUN_FILE, ROWS_FILE, SUMMARY_FILE, *files]),
+    }
+    write_json(folder / SUMMARY_FILE, decoded(summary, FolderSummary, "summary"))
     shutil.rmtree((folder / vectors_file("")).parent, ignore_errors=True)  # all vectors are in one file now
 
 
 def _array(rows: Sequence[Mapping[str, Any]], kind: str, name: str, shape: tuple[int, ...]) -> Floats:
     """Return one statistic of all rows."""
     values = np.array([row[kind][name] for row in rows], dtype=np.float64)
-    if values.shape != (len(rows), *shape) or not np.isfinite(values).all():
+    if values.shape != (len(rows), *shape):
         raise ValueError(f"{name}: {values.shape}")
     return values
 

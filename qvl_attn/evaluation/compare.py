@@ -8,7 +8,7 @@ interval is narrower than that of two separate means.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,10 @@ from qvl_attn.attribution.grounding import GROUNDING
 from qvl_attn.core.errors import InputError, StoreError
 from qvl_attn.core.options import of_type
 from qvl_attn.core.text import argument, inert, pluralize
-from qvl_attn.evaluation.score import Score, as_json, read_all_scores
-from qvl_attn.evaluation.summary import DRAWS, FEW_GROUPS, LEVEL, bootstrap, read_summary
+from qvl_attn.evaluation.rows import as_json, read_all_scores
+from qvl_attn.evaluation.score import Score
+from qvl_attn.evaluation.summary import DRAWS, FEW_GROUPS, LEVEL, bootstrap
+from qvl_attn.evaluation.summary_json import read_summary
 from qvl_attn.results.run_folder import differences, read_finished_run
 
 COMPARED = ("accuracy", *GROUNDING, "vision_mass", "entropy", "distance")
@@ -43,7 +45,7 @@ class Run:
     """
 
     folder: Path
-    same: dict[str, Any]
+    same: Mapping[str, Any]
     model: str
     headline_map: str
     calibrated: bool

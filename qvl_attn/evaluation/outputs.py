@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from qvl_attn.attribution.grounding import GROUNDING
-from qvl_attn.attribution.settings import Headline, headline_from
-from qvl_attn.core.errors import StoreError
+from qvl_attn.attribution.settings import Headline, settings_from
+from qvl_attn.core.errors import InputError, StoreError
 from qvl_attn.core.files import slug, write_json, write_png, write_text
-from qvl_attn.core.shape import check_shape
 from qvl_attn.core.text import inert, percent, pluralize, shortened
+from qvl_attn.core.typed_json import decoded
 from qvl_attn.evaluation.data.samples import Sample
 from qvl_attn.evaluation.examples import (
     FOLDER,
@@ -25,14 +25,17 @@ from qvl_attn.evaluation.examples import (
     example_of,
     read_examples,
 )
+from qvl_attn.evaluation.figures import CONTROLS, FIGURES
 from qvl_attn.evaluation.page import check_html
-from qvl_attn.evaluation.score import CONTROLS, FIGURES, Score, as_json
+from qvl_attn.evaluation.rows import as_json
+from qvl_attn.evaluation.score import Score
 from qvl_attn.evaluation.summary import FEW_GROUPS, summarise
+from qvl_attn.evaluation.summary_json import Facts, Summary
 from qvl_attn.media.resize import Picture
 from qvl_attn.render.charts import BY_HEAD, draw_heads, draw_layers, draw_methods
 from qvl_attn.render.html.page import REPORT_FILE
 from qvl_attn.render.style import Drawing
-from qvl_attn.results.run_folder import ROWS_FILE, RUN_FILE, SUMMARY_FILE
+from qvl_attn.results.run_folder import ROWS_FILE, RUN_FILE, SUMMARY_FILE, Run
 from qvl_attn.vqa.figures import draw_result
 from qvl_attn.vqa.result import Result
 
@@ -43,13 +46,13 @@ Gallery = Callable[[Sequence[Score], list[str]], list[str]]
 
 def write_outputs(
     folder: Path,
-    facts: Mapping[str, Any],
+    facts: Facts,
     scores: Sequence[Score],
     gallery: Gallery,
     *,
     csv: bool = False,
     calibration: dict[str, Any] | None = None,
-) -> dict[str, Any]:
+) -> Summary:
     """Write all outputs of a run except its rows; `summary.json` last.
 
     Args:
@@ -66,12 +69,12 @@ def write_outputs(
     Raises:
         OSError: it cannot be written.
     """
-    headline = headline_from(facts["headline_of"])
+    headline = decoded(facts["headline_of"], Headline, "headline_of")
     attention_modes = sorted({score.attention for score in scores if score.attention})
     summary = {
         "schema_version": SCHEMA_VERSION,
         "kind": "check",
-        **{name: facts[name] for name in ("data", "headline_map", "headline_of", "settings", "shard")},
+        **{name: value for name, value in facts.items() if name not in ("model", "seed")},
         "model": {**facts["model"], "attention": ", ".join(attention_modes)},
         **summarise(scores, list(range(facts["model"]["layer_count"])), facts["seed"]),
         "calibration": calibration,
@@ -85,36 +88,30 @@ def write_outputs(
         files.append(CSV_FILE)
     files += [f"{FOLDER}/{path.name}" for path in (folder / FOLDER).glob("*.npz")]
     summary["files"] = sorted([RUN_FILE, ROWS_FILE, SUMMARY_FILE, REPORT_FILE, *files])
-    written: dict[str, Any] = as_json(summary)
+    written = decoded(as_json(summary), Summary, "summary")
     write_text(folder / REPORT_FILE, check_html(written, scores, read_examples(folder)))
     write_json(folder / SUMMARY_FILE, written)
     return written
 
 
-_FACTS = {
-    **{"data": str, "headline_map": str, "seed": int, "settings": {"query": str}},
-    **{"headline_of": {"layers": [int], "heads": ([[int]], None)}},
-    "model": {"name": str, "revision": str, "dtype": str, "layer_count": int},
-}
-
-
-def check_facts(folder: Path, facts: Mapping[str, Any], scores: Sequence[Score]) -> None:
-    """Check the facts of a run that was read back, before its outputs are written anew.
+def facts_from(folder: Path, run: Run, scores: Sequence[Score]) -> Facts:
+    """Return the facts of a run that was read back, before its outputs are written anew.
 
     Raises:
         StoreError: a fact is not what this version writes, or does not fit the scores.
     """
     try:
-        check_shape(facts, _FACTS, "facts")
+        facts = decoded(run["facts"], Facts, "facts")
+        count = facts["model"]["layer_count"]
         layers = {len(score.layers["pointing"]) for score in scores if score.status == "ok"}
-        if not layers <= {facts["model"]["layer_count"]}:
+        if not layers <= {count}:
             raise ValueError("facts.model.layer_count: not that of the rows")
-        headline, count = headline_from(facts["headline_of"]), facts["model"]["layer_count"]
+        headline = decoded(facts["headline_of"], Headline, "facts.headline_of")
         if not all(0 <= layer < count for layer in (*headline.layers, *(layer for layer, _ in headline.heads or ()))):
             raise ValueError(f"facts.headline_of: the model has layers 0 to {count - 1}")
-        if facts["seed"] < 0:
-            raise ValueError("facts.seed: want 0 or more")
-    except ValueError as error:
+        settings_from(facts["settings"], count)
+        return facts
+    except (ValueError, InputError) as error:
         raise StoreError(f"{folder} is damaged: {RUN_FILE}: {error}", "run it again") from None
 
 

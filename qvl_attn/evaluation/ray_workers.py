@@ -34,7 +34,8 @@ from qvl_attn.evaluation.data.samples import Sample
 from qvl_attn.evaluation.examples import example_bytes, example_from
 from qvl_attn.evaluation.loop import FAULTS, Prepared, ScoringPlan, ask_again, chunks, error_score, score_chunks
 from qvl_attn.evaluation.outputs import Drawn, draw_both
-from qvl_attn.evaluation.score import Score, score_of, score_row
+from qvl_attn.evaluation.rows import score_of, score_row
+from qvl_attn.evaluation.score import Score
 from qvl_attn.media.resize import Picture
 from qvl_attn.model.checkpoint import Checkpoint, find_checkpoint
 from qvl_attn.model.loading import choose_placement, load_config

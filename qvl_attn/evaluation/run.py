@@ -13,21 +13,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qvl_attn.attribution.profiles import Profile, profile_from, profile_json, shape_of
+from qvl_attn.attribution.profiles import Profile, profile_json, shape_of
 from qvl_attn.attribution.settings import Settings, headline_of
 from qvl_attn.core.errors import ModelError, QvlAttnError, StoreError
-from qvl_attn.core.files import check_new, read_json, write_json, write_png
+from qvl_attn.core.files import check_new, write_json, write_png
 from qvl_attn.core.runtime import Progress, no_progress
 from qvl_attn.core.text import argument, pluralize, shortened
+from qvl_attn.core.typed_json import decoded
 from qvl_attn.evaluation.calibration import MAPS_BYTES, RANKED_BY, best_heads, halves, ranking
 from qvl_attn.evaluation.data.samples import Sample
 from qvl_attn.evaluation.examples import chosen_examples, example_file, write_example
 from qvl_attn.evaluation.loop import ScoringPlan, other_samples
 from qvl_attn.evaluation.outputs import CSV_FILE, file_name, gallery_scores, write_csv, write_outputs
+from qvl_attn.evaluation.rows import check_indices, read_scores, score_row
 from qvl_attn.evaluation.run_config import RunConfig, describe_headline, facts_of, run_json
-from qvl_attn.evaluation.score import Score, check_indices, read_scores, score_row
+from qvl_attn.evaluation.score import Score
+from qvl_attn.evaluation.summary_json import Summary, read_summary
 from qvl_attn.evaluation.workers import InProcess, Runner
-from qvl_attn.results.run_folder import SUMMARY_FILE, Ledger, open_run
+from qvl_attn.results.run_folder import SUMMARY_FILE, Ledger, Run, open_run
 from qvl_attn.results.store import damage
 
 if TYPE_CHECKING:
@@ -101,19 +104,19 @@ def run_check(
         elif run_config.csv and not (run_config.out / CSV_FILE).exists():
             scores = [score for score in read_scores(run_config.out) if score.half != "first"]
             write_csv(run_config.out / CSV_FILE, scores)
-        summary = read_json(run_config.out / SUMMARY_FILE)
+        summary = read_summary(run_config.out)
         if run_config.profile_file and not (was_finished and run_config.profile_file.exists()):
             with damage(run_config.out / SUMMARY_FILE):
                 if summary["with_boxes"]:
                     _write_profile(summary, run_config.profile_file)
-    return summary
+    return {**summary}
 
 
 def _score_part(
     runner: Runner,
     engine: Engine,
     ledger: Ledger,
-    run: dict[str, Any],
+    run: Run,
     others: dict[str, Sample],
     run_config: RunConfig,
     progress: Progress,
@@ -226,13 +229,14 @@ def _calibration(first: Sequence[Score], second: Sequence[Score], settings: Sett
     }
 
 
-def _write_profile(summary: dict[str, Any], path: Path) -> None:
+def _write_profile(summary: Summary, path: Path) -> None:
     """Write the calibrated profile to a draft, and link it to its path when it is complete.
 
     Raises:
         StoreError: it cannot be written, or the path exists now.
     """
-    profile = profile_from(summary["calibration"]["profile"])
+    calibration = summary["calibration"]
+    profile = decoded(calibration and calibration["profile"], Profile, "calibration.profile")
     figures = {
         "measured_on": f"{pluralize(summary['with_boxes'], 'sample')} about pictures that were not used to choose the "
         "heads",

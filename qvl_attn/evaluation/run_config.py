@@ -8,14 +8,16 @@ from dataclasses import asdict, dataclass
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qvl_attn.attribution.selection import describe_heads, describe_layers
 from qvl_attn.attribution.settings import Headline, Settings, headline_of
+from qvl_attn.core.typed_json import decoded
 from qvl_attn.evaluation.data.samples import Sample
 from qvl_attn.evaluation.sharding import Shard
+from qvl_attn.evaluation.summary_json import Facts
 from qvl_attn.model.loading import model_provenance, provenance_fields
-from qvl_attn.results.run_folder import SCHEMA_VERSION
+from qvl_attn.results.run_folder import SCHEMA_VERSION, Run
 
 if TYPE_CHECKING:
     from qvl_attn.vqa.engine import Engine
@@ -62,7 +64,7 @@ def describe_headline(headline: Headline, settings: Settings) -> str:
 
 def run_json(
     engine: Engine, samples: Sequence[Sample], own: Sequence[Sample], settings: Settings, run_config: RunConfig
-) -> dict[str, Any]:
+) -> Run:
     """Return the contents of `run.json`.
 
     Args:
@@ -89,25 +91,25 @@ def run_json(
             "store_heads": settings.store_heads,
             "--fps": settings.clip.fps if settings.clip else None,
             "--max-frames": settings.clip.max_frames if settings.clip else None,
-            "--profile": settings.profile and json.dumps(asdict(settings.profile)),
+            "--profile": json.dumps(asdict(settings.profile)) if settings.profile else None,
             "--by-head": run_config.by_head,
             "--methods": ",".join(settings.methods) or None,
             "--faithfulness": settings.faithfulness,
-            "--calibrate": run_config.profile_file and run_config.profile_file.stem,
+            "--calibrate": run_config.profile_file.stem if run_config.profile_file else None,
             "--seed": run_config.seed,
-            "--shard": run_config.shard and str(run_config.shard),
+            "--shard": str(run_config.shard) if run_config.shard else None,
             "the data": sha256(json.dumps(digests).encode()).hexdigest()[:12],
         },
-        "facts": facts_of(engine, settings, run_config),
+        "facts": {**facts_of(engine, settings, run_config)},
         "samples": {sample.id: digests[sample.id] for sample in own},
     }
 
 
-def facts_of(engine: Engine, settings: Settings, run_config: RunConfig) -> dict[str, Any]:
+def facts_of(engine: Engine, settings: Settings, run_config: RunConfig) -> Facts:
     """Return the facts of a run that its summary states besides the figures."""
     headline = headline_of(settings, engine.selection(settings))
     provenance = {**provenance_fields(engine.checkpoint, engine.placement), "attention": engine.attn}
-    return {
+    facts = {
         "data": run_config.data,
         "model": {
             "name": provenance.pop("model"),
@@ -120,6 +122,7 @@ def facts_of(engine: Engine, settings: Settings, run_config: RunConfig) -> dict[
         "seed": run_config.seed,
         "shard": run_config.shard and asdict(run_config.shard),
     }
+    return decoded(facts, Facts, "facts")
 
 
 def _version(package: str) -> str | None:

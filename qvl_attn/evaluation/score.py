@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qvl_attn.attribution import grounding
-from qvl_attn.attribution.grounding import GROUNDING, PATTERNS, Cells
+from qvl_attn.attribution.grounding import GROUNDING, Cells
 from qvl_attn.attribution.heatmap import mean_over
 from qvl_attn.attribution.regions import Floats, Region, picture_region, step_boxes, step_region
 from qvl_attn.attribution.settings import Headline
-from qvl_attn.core.errors import StoreError
-from qvl_attn.core.shape import NUMBER, check_shape
-from qvl_attn.core.text import quoted
 from qvl_attn.core.types import Capture, FloatArray, IntArray
 from qvl_attn.evaluation.answer_accuracy import accuracy
 from qvl_attn.evaluation.data.samples import Sample
-from qvl_attn.results.run_folder import REMEDIES, ROWS_FILE, read_rows
+from qvl_attn.evaluation.figures import HEAD_FIGURES
 from qvl_attn.vqa.result import Result
 
 if TYPE_CHECKING:
     from qvl_attn.evaluation.examples import Example
 
-FIGURES = (*GROUNDING, "vision_mass", *PATTERNS)
-CONTROLS = ("chance", "uniform", "centre", "other")
-HEAD_FIGURES = (*GROUNDING, "vision_mass")
 Numbers = NDArray[np.float64]
 
 
@@ -291,156 +284,3 @@ def _at(figures: dict[str, Numbers], i: int) -> dict[str, float]:
 
 def _from(figures: dict[str, Numbers], i: int) -> dict[str, Numbers]:
     return {name: values[i:] for name, values in figures.items()}
-
-
-_ALWAYS = ("id", "status", "index", "media", "question", "references", "group", "evidence", "boxes", "accuracy")
-_FIGURES = ("area", "inside", "headline", "all_layers", "controls", "layers", "layer_controls", "heads")
-_SCORED = ("answer", "right", "grounded", "unsampled", *_FIGURES, "attention", "seconds")
-_IF_ANY = ("retried", "half", "headline_map", "methods", "method_chance")
-_FRACTIONS = ("pointing", "mass", "auc", "iou")
-_BY_LAYER = [NUMBER]
-_CONTROLLED = (*GROUNDING, "vision_mass")
-# What the lines of `scores.jsonl` hold: all of them, those of errors, those of scored samples, and what some have.
-_EVERY_ROW = {"id": str, "status": str, "index": int, "media": [str], "question": str, "references": [str]}
-_EVERY_ROW |= {"group": str, "evidence": str, "boxes": int, "accuracy": NUMBER}
-_ERROR_ROW = {"error": str}
-_SCORED_ROW = {
-    **{"answer": str, "unsampled": bool, "area": NUMBER, "inside": NUMBER, "attention": str, "seconds": float},
-    **{part: dict.fromkeys(FIGURES, NUMBER) for part in ("headline", "all_layers")},
-    "controls": {control: dict.fromkeys(_CONTROLLED, NUMBER) for control in CONTROLS},
-    "layers": dict.fromkeys(FIGURES, _BY_LAYER),
-    "layer_controls": {control: dict.fromkeys(_CONTROLLED, _BY_LAYER) for control in ("chance", "other")},
-    "heads": {str: [_BY_LAYER]},
-}
-_OPTIONAL = {
-    **{"retried": str, "half": str, "headline_map": str},
-    **{"methods": {str: {str: NUMBER}}, "method_chance": {str: {str: NUMBER}}},
-}
-
-
-def score_row(score: Score) -> dict[str, Any]:
-    """Return a score as a line of `scores.jsonl`: six digits, null where a figure is not defined."""
-    names = [*_ALWAYS, *(_SCORED if score.status == "ok" else ("error",))]
-    names += [name for name in _IF_ANY if getattr(score, name)]
-    row: dict[str, Any] = as_json({name: getattr(score, name) for name in names})
-    return row
-
-
-def read_scores(folder: Path) -> list[Score]:
-    """Read all scores of a run, in the order of its data set.
-
-    Raises:
-        StoreError: a line is not a row.
-    """
-    scores = []
-    for number, row in enumerate(read_rows(folder), 1):
-        try:
-            scores.append(score_of(row))
-        except ValueError as error:
-            message = f"{folder / ROWS_FILE}: line {number} is not a row of this version ({error})"
-            raise StoreError(message, REMEDIES["check"]) from None
-    return sorted(scores, key=lambda score: score.index)
-
-
-def read_all_scores(folder: Path, run: Mapping[str, Any]) -> list[Score]:
-    """Read the scores of a finished run, one for each sample of its `run.json`, in the order of its data set.
-
-    Raises:
-        StoreError: a line is not a row, or a sample has none.
-    """
-    scores = read_scores(folder)
-    # A part, or a calibration on the samples with boxes, has the indices of a larger data set.
-    if run["same"].get("--shard") is None and run["same"].get("--calibrate") is None:
-        check_indices(folder, scores, len(run["samples"]))
-    if len(scores) != len(run["samples"]):  # no row is about another sample, and no sample has two
-        raise StoreError(
-            f"{folder}: its rows are not those of its samples: {len(scores)} rows, {len(run['samples'])} samples",
-            "run the same check again: it asks the missing samples again",
-        )
-    return scores
-
-
-def check_indices(folder: Path, scores: Sequence[Score], count: int) -> None:
-    """Check that the indices of rows are below the number of samples.
-
-    Raises:
-        StoreError: one is not.
-    """
-    for score in scores:
-        if score.index >= count:
-            raise StoreError(
-                f"{folder / ROWS_FILE}: the row of {quoted(score.id)} has index {score.index} of {count} samples",
-                REMEDIES["check"],
-            )
-
-
-def score_of(row: Mapping[str, Any]) -> Score:
-    """Return the score of a line of `scores.jsonl`, which has six digits.
-
-    Raises:
-        ValueError: it is not such a line.
-    """
-    check_shape(row, _EVERY_ROW, "row")
-    if row["status"] not in ("ok", "error"):
-        raise ValueError("row.status: want ok or error")
-    scored = row["status"] == "ok"
-    check_shape(row, _SCORED_ROW if scored else _ERROR_ROW, "row")
-    check_shape(row, {name: shape for name, shape in _OPTIONAL.items() if name in row}, "row")
-    if row["index"] < 0:
-        raise ValueError("row.index: want 0 or more")
-    _check_fractions({name: row.get(name) for name in ("accuracy", "area", "inside")}, "row")
-    for part in ("headline", "all_layers") if scored else ():
-        _check_fractions({name: row[part][name] for name in _FRACTIONS}, f"row.{part}")
-    fields: dict[str, Any] = {name: row[name] for name in _ALWAYS}
-    fields |= {name: row[name] for name in _IF_ANY if name in row}
-    fields |= {name: tuple(row[name]) for name in ("media", "references")}
-    fields["accuracy"] = _number(row["accuracy"])
-    if not scored:
-        return Score(**fields, error=row["error"])
-    fields |= {name: row[name] for name in ("answer", "unsampled", "attention", "seconds")}
-    fields |= {name: _number(row[name]) for name in ("area", "inside")}
-    fields |= {name: _numbers(row[name]) for name in ("headline", "all_layers")}
-    fields |= {name: _arrays(row[name]) for name in ("layers", "heads")}
-    for name in ("controls", *(name for name in ("methods", "method_chance") if name in row)):
-        fields[name] = {key: _numbers(values) for key, values in row[name].items()}
-    fields["layer_controls"] = {name: _arrays(values) for name, values in row["layer_controls"].items()}
-    layers = {
-        len(values) for part in (fields["layers"], *fields["layer_controls"].values()) for values in part.values()
-    }
-    heads = {values.shape for values in fields["heads"].values()}
-    if len(layers) != 1 or len(heads) > 1 or not {shape[0] for shape in heads} <= layers:
-        raise ValueError("row: not one number of layers and of heads")
-    if fields["heads"] and fields["heads"].keys() != {*HEAD_FIGURES}:
-        raise ValueError("row.heads: not the figures of this version")
-    return Score(**fields)
-
-
-def _check_fractions(values: Mapping[str, float | None], name: str) -> None:
-    for figure, value in values.items():
-        if value is not None and not 0 <= value <= 1:
-            raise ValueError(f"{name}.{figure}: want 0 to 1")
-
-
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else float(value)
-
-
-def _numbers(values: Mapping[str, float | None]) -> dict[str, float]:
-    return {name: _number(value) for name, value in values.items()}
-
-
-def _arrays(values: Mapping[str, list[Any]]) -> dict[str, Numbers]:
-    return {name: np.array(value, dtype=np.float64) for name, value in values.items()}
-
-
-def as_json(value: Any) -> Any:
-    """Return a value as JSON can hold it: lists for arrays, floats of six digits, None for NaN and infinity."""
-    if isinstance(value, dict):
-        return {name: as_json(item) for name, item in value.items()}
-    if isinstance(value, np.ndarray):
-        return as_json(value.tolist())
-    if isinstance(value, list | tuple):
-        return [as_json(item) for item in value]
-    if isinstance(value, float):
-        return float(f"{value:.6g}") if np.isfinite(value) else None
-    return value

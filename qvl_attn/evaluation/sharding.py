@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 from qvl_attn.core.errors import InputError, StoreError
 from qvl_attn.core.files import check_new, new_folder
-from qvl_attn.core.shape import check_shape
 from qvl_attn.core.text import argument, pluralize, quoted
+from qvl_attn.core.typed_json import Count, decoded
 from qvl_attn.evaluation.examples import example_file
-from qvl_attn.evaluation.outputs import check_facts, file_name, gallery_scores, scored_example_files, write_outputs
-from qvl_attn.evaluation.score import Score, check_indices, read_all_scores
-from qvl_attn.results.run_folder import RUN_FILE, Ledger, as_message, differences, is_finished, read_rows, read_run
+from qvl_attn.evaluation.outputs import facts_from, file_name, gallery_scores, scored_example_files, write_outputs
+from qvl_attn.evaluation.rows import check_indices, read_all_scores
+from qvl_attn.evaluation.score import Score
+from qvl_attn.evaluation.summary_json import Facts
+from qvl_attn.results.run_folder import RUN_FILE, Ledger, Run, as_message, differences, is_finished, read_rows, read_run
 
 if TYPE_CHECKING:
     from qvl_attn.evaluation.data.samples import Sample
@@ -33,10 +35,17 @@ class Shard:
     Attributes:
         number: the number of this part, from 1.
         of: the number of parts.
+
+    Raises:
+        ValueError: they are out of range.
     """
 
-    number: int
-    of: int
+    number: Count
+    of: Count
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.number <= self.of <= MAX_SHARDS:
+            raise ValueError(f"want 1/N to N/N, with N at most {MAX_SHARDS:,}")
 
     @classmethod
     def parse(cls, typed: str) -> Self:
@@ -48,9 +57,10 @@ class Shard:
         number, _, of = typed.partition("/")
         if not (number.isascii() and number.isdigit() and of.isascii() and of.isdigit() and len(typed) < 20):
             raise InputError(f"{argument('shard', typed)}: want NUMBER/OF, as in 2/8")
-        if not 1 <= int(number) <= int(of) <= MAX_SHARDS:
-            raise InputError(f"{argument('shard', typed)}: want 1/N to N/N, with N at most {MAX_SHARDS:,}")
-        return cls(int(number), int(of))
+        try:
+            return cls(int(number), int(of))
+        except ValueError as error:
+            raise InputError(f"{argument('shard', typed)}: {error}") from None
 
     def __str__(self) -> str:
         return f"{self.number}/{self.of}"
@@ -77,7 +87,8 @@ def _sort_key(names: Sequence[str]) -> bytes:
 @dataclass(frozen=True, eq=False)
 class _Part:
     folder: Path
-    run: dict[str, Any]
+    run: Run
+    facts: Facts
     shard: Shard
     scores: list[Score]
 
@@ -107,10 +118,14 @@ def merge_runs(
     given = [folders] if isinstance(folders, str | os.PathLike) else folders
     parts = _read([Path(folder) for folder in given])
     scores = sorted((score for part in parts for score in part.scores), key=lambda score: score.index)
-    facts = {**parts[0].run["facts"], "shard": None}
-    run = {**parts[0].run, "facts": facts, "same": {**parts[0].run["same"], "--shard": None}}
+    facts: Facts = {**parts[0].facts, "shard": None}
     digests = {name: digest for part in parts for name, digest in part.run["samples"].items()}
-    run["samples"] = {score.id: digests[score.id] for score in scores}
+    run: Run = {
+        **parts[0].run,
+        "same": {**parts[0].run["same"], "--shard": None},
+        "facts": {**facts},
+        "samples": {score.id: digests[score.id] for score in scores},
+    }
     with new_folder(target) as draft:
         with Ledger(draft).appending(run, sync=False) as append:
             for part in parts:
@@ -120,7 +135,7 @@ def merge_runs(
         def copy_gallery(scores: Sequence[Score], notes: list[str]) -> list[str]:
             return _copy_gallery(parts, draft, scores, notes)
 
-        return write_outputs(draft, facts, scores, copy_gallery, csv=csv)
+        return {**write_outputs(draft, facts, scores, copy_gallery, csv=csv)}
 
 
 def _read(folders: Sequence[Path]) -> list[_Part]:
@@ -130,7 +145,7 @@ def _read(folders: Sequence[Path]) -> list[_Part]:
         InputError: lists everything that is missing or does not fit.
     """
     faults: list[str] = []
-    runs: dict[Path, dict[str, Any]] = {}
+    runs: dict[Path, Run] = {}
     shards: dict[Path, Shard] = {}
     for folder in folders:
         if not os.path.isdir(folder):  # pathlib raises on long names  # noqa: PTH112
@@ -172,10 +187,11 @@ def _read(folders: Sequence[Path]) -> list[_Part]:
     ]
     if faults:
         raise InputError("these are not all the finished parts of one check", "", tuple(faults))
-    parts = [_Part(folder, run, shards[folder], read_all_scores(folder, run)) for folder, run in runs.items()]
+    parts = []
+    for folder, run in runs.items():
+        scores = read_all_scores(folder, run)
+        parts.append(_Part(folder, run, facts_from(folder, run, scores), shards[folder], scores))
     parts.sort(key=lambda part: part.shard.number)
-    for part in parts:
-        check_facts(part.folder, part.run["facts"], part.scores)
     names = Counter(name for part in parts for name in part.run["samples"])
     if names and max(names.values()) > 1:
         twice = quoted(max(names, key=names.__getitem__))
@@ -187,24 +203,23 @@ def _read(folders: Sequence[Path]) -> list[_Part]:
     return parts
 
 
-def _shard_of(folder: Path, run: Mapping[str, Any]) -> Shard:
+def _shard_of(folder: Path, run: Run) -> Shard:
     """Return the shard that a run's facts name.
 
     Raises:
         StoreError: they name none, or another one than its settings.
     """
-    value, typed = run["facts"]["shard"], run["same"].get("--shard")
+    typed = run["same"].get("--shard")
     try:
-        check_shape(value, {"number": int, "of": int}, "shard")
-        shard = Shard.parse(f"{value['number']}/{value['of']}")
+        shard = decoded(run["facts"]["shard"], Shard, "shard")
         if typed != str(shard):
             raise ValueError(f"{argument('shard')} is {quoted(str(typed))}, but facts.shard is {shard}")
         return shard
-    except (ValueError, InputError) as error:
+    except ValueError as error:
         raise StoreError(f"{folder} is damaged: {RUN_FILE}: {error}", "run this part again") from None
 
 
-def _without_shard(run: Mapping[str, Any]) -> dict[str, Any]:
+def _without_shard(run: Run) -> dict[str, Any]:
     return {name: value for name, value in run["same"].items() if name != "--shard"}
 
 

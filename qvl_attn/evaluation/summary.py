@@ -8,30 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qvl_attn.attribution.grounding import GROUNDING
-from qvl_attn.core.errors import StoreError
-from qvl_attn.core.files import read_json
-from qvl_attn.core.shape import check_shape
-from qvl_attn.evaluation.score import CONTROLS, FIGURES, HEAD_FIGURES, Score
-from qvl_attn.results.run_folder import SUMMARY_FILE
+from qvl_attn.evaluation.figures import CONTROLS, FIGURES, HEAD_FIGURES
+from qvl_attn.evaluation.score import Score
 
 DRAWS = 1000
 LEVEL = 0.95
 FEW_GROUPS = 10  # with fewer groups the intervals are not reliable
 _DRAWS_AT_ONCE = 50  # draws held in memory
 
-SUMMARY_REMEDY = "remove summary.json and run the same check again, which writes it anew"
-_SHAPE = {
-    **{"data": str, "headline_map": str, "model": {"name": str}, "settings": {"query": str}, "notes": [str]},
-    **{"samples": int, "headline": {}, "accuracy": ({}, None), "answers_and_grounding": {}, "layers": [{}]},
-    **{"methods": {}, "heads": ({}, None), "calibration": ({}, None)},
-}
 
 Numbers = NDArray[np.float64]
 
@@ -187,20 +177,6 @@ def answer_accuracy(scores: Sequence[Score], seed: int) -> dict[str, float | int
     """Return the mean accuracy of answers with references, with its interval; an error counts as a wrong answer."""
     values = np.array([[score.accuracy] for score in scores])
     return _estimate_row(bootstrap(values, [score.group for score in scores], seed), 0)
-
-
-def read_summary(folder: Path) -> dict[str, Any]:
-    """Return the contents of the `summary.json` of a check.
-
-    Raises:
-        StoreError: it is damaged.
-    """
-    summary = read_json(folder / SUMMARY_FILE)
-    try:
-        check_shape(summary, _SHAPE, "summary")
-    except ValueError as error:
-        raise StoreError(f"{folder / SUMMARY_FILE} is damaged: {error}", SUMMARY_REMEDY) from None
-    return summary
 
 
 def summarise(scores: Sequence[Score], layers: Sequence[int], seed: int) -> dict[str, Any]:

@@ -12,20 +12,20 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Final, Literal, NotRequired, TypedDict
 
 from filelock import FileLock, Timeout
 
 from qvl_attn.core.errors import InputError, StoreError
 from qvl_attn.core.files import check_new, read_json, sync_folder, write_json, write_text
-from qvl_attn.core.shape import check_shape
 from qvl_attn.core.text import argument, quoted, shortened
+from qvl_attn.core.typed_json import decoded, parse_json
 from qvl_attn.results.added import with_added
 
 RUN_FILE, ROWS_FILE, SUMMARY_FILE, LOCK_FILE = "run.json", "scores.jsonl", "summary.json", ".lock"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Final = 1
 KINDS = {"check": "a check", "survey": "an encoder's run over a folder of pictures"}
 # For each kind: the noun for its samples, a note about added and removed ones, and a note about changed ones.
 CHANGED_WORDS = {
@@ -37,12 +37,39 @@ REMEDIES = {
     "check": "remove the line and run the same check again: it asks the sample again",
     "survey": "remove the line and run the encoder over the folder again: it encodes the picture again",
 }
+# More than the row of a model with thousands of heads.
+MAX_ROW_BYTES = 64 * 2**20
 # What a kill before the first row may leave behind: the lock and a draft of `run.json`.
 _LEFT_BY_KILL = {LOCK_FILE, f".{RUN_FILE}.draft"}
 # Entries of `same` that are arguments.
 _ENTRY = re.compile("^--([a-z-]+)(?=: )")
 # The most changed samples that a message names.
 MAX_NAMED = 5
+
+
+class Run(TypedDict):
+    """The contents of `run.json`.
+
+    Attributes:
+        same: what must be the same to resume the run.
+        facts: what its summary states besides the figures.
+        samples: a digest of each sample, by its id.
+    """
+
+    schema_version: Literal[1]
+    kind: Literal["check", "survey"]
+    same: dict[str, str | int | float | bool | None]
+    facts: dict[str, Any]
+    samples: dict[str, str]
+
+
+class _Samples(TypedDict):
+    kind: NotRequired[str]
+    samples: dict[str, str]
+
+
+class _Row(TypedDict):
+    id: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +86,7 @@ class Ledger:
     done: set[str] = field(default_factory=set)
     finished: bool = False
 
-    def begin(self, run: Mapping[str, Any]) -> None:
+    def begin(self, run: Run) -> None:
         """Write `run.json` if there is none yet, before anything else in the folder.
 
         Call it with the first row or its files, not earlier: a model that fails to load then leaves no folder behind.
@@ -68,7 +95,7 @@ class Ledger:
             write_json(self.folder / RUN_FILE, run)
 
     @contextmanager
-    def appending(self, run: Mapping[str, Any], *, sync: bool = True) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    def appending(self, run: Run, *, sync: bool = True) -> Iterator[Callable[[Mapping[str, Any]], None]]:
         """Yield a function that appends a row and returns once the row is on the disk.
 
         A summary of the rows so far is removed before the first row, so that a kill leaves none beside other rows.
@@ -126,7 +153,7 @@ def is_finished(folder: Path) -> bool:
 
 
 @contextmanager
-def open_run(folder: Path, run: Mapping[str, Any], *, grows: bool = False) -> Iterator[Ledger]:
+def open_run(folder: Path, run: Run, *, grows: bool = False) -> Iterator[Ledger]:
     """Start a run, or continue one that was stopped; other processes are locked out until the block ends.
 
     A last line that a kill left incomplete is cut off; its sample has no row.
@@ -177,7 +204,7 @@ def _clean_up(folder: Path) -> None:
             folder.rmdir()
 
 
-def read_run(folder: Path, kind: str = "check") -> dict[str, Any]:
+def read_run(folder: Path, kind: str = "check") -> Run:
     """Return the contents of a run's `run.json`.
 
     Args:
@@ -204,13 +231,12 @@ def read_run(folder: Path, kind: str = "check") -> dict[str, Any]:
             f"this version reads {SCHEMA_VERSION}",
         )
     try:
-        check_shape(run, {"same": {}, "facts": {}, "samples": {str: str}}, RUN_FILE)
+        return decoded(run, Run, RUN_FILE)
     except ValueError as error:
         raise StoreError(f"{folder} is damaged: {error}") from None
-    return run
 
 
-def read_finished_run(folder: Path) -> dict[str, Any]:
+def read_finished_run(folder: Path) -> Run:
     """Return the contents of the `run.json` of a finished check.
 
     Raises:
@@ -225,7 +251,7 @@ def read_finished_run(folder: Path) -> dict[str, Any]:
     return run
 
 
-def check_same(saved: Mapping[str, Any], run: Mapping[str, Any], folder: Path) -> None:
+def check_same(saved: Run, run: Run, folder: Path) -> None:
     """Refuse to mix rows of different models, data or settings.
 
     Raises:
@@ -238,11 +264,11 @@ def check_same(saved: Mapping[str, Any], run: Mapping[str, Any], folder: Path) -
             f"{argument('out', folder)} was started with other settings or samples, "
             "and rows of different runs are not mixed",
             "repeat the settings that it was started with, or name another folder",
-            (*lines, *(_describe_changes(saved["samples"], run["samples"], run.get("kind")) if same_part else ())),
+            (*lines, *(_describe_changes(saved["samples"], run["samples"], run["kind"]) if same_part else ())),
         )
 
 
-def _change_samples(folder: Path, old: Mapping[str, str], run: Mapping[str, Any]) -> None:
+def _change_samples(folder: Path, old: Mapping[str, str], run: Run) -> None:
     """Replace the samples of a run; rows of changed or removed samples, all of them errors, are dropped.
 
     `run.json` is written last, so that after a kill the same command finds the same changes to make.
@@ -290,8 +316,8 @@ def _describe(value: Any) -> str:
     return "not given" if value is None else shortened(str(value))
 
 
-def _describe_changes(old: Mapping[str, str], new: Mapping[str, str], kind: str | None) -> Iterator[str]:
-    noun, limit_note, change_note = CHANGED_WORDS.get(kind or "", CHANGED_WORDS["check"])
+def _describe_changes(old: Mapping[str, str], new: Mapping[str, str], kind: str) -> Iterator[str]:
+    noun, limit_note, change_note = CHANGED_WORDS[kind]
     changes = {
         f"removed{limit_note}": [name for name in old if name not in new],
         f"added{limit_note}": [name for name in new if name not in old],
@@ -331,18 +357,21 @@ def read_rows(folder: Path) -> Iterator[dict[str, Any]]:
     """
     path, ids = folder / ROWS_FILE, set()
     with suppress(FileNotFoundError), path.open("rb") as lines:
-        run = read_json(folder / RUN_FILE)
-        samples, remedy = run.get("samples"), REMEDIES["survey" if run.get("kind") == "survey" else "check"]
-        for number, line in enumerate(lines, 1):
+        run = decoded(read_json(folder / RUN_FILE), _Samples, RUN_FILE)
+        remedy = REMEDIES["survey" if run.get("kind") == "survey" else "check"]
+        for number, line in enumerate(iter(partial(lines.readline, MAX_ROW_BYTES + 1), b""), 1):
             try:
-                row = json.loads(line)
-                check_shape(row, {"id": str}, "row")
+                if len(line) > MAX_ROW_BYTES:
+                    raise ValueError("too long")
+                row = decoded(parse_json(line), dict[str, Any], "row")
+                name = decoded(row, _Row, "row")["id"]
             except (ValueError, RecursionError):
                 raise StoreError(f"{path}: line {number} is not a JSON object with an id", remedy) from None
-            if row["id"] in ids:
+            if name in ids:
                 raise StoreError(f"{path}: line {number} repeats the id of an earlier line", "remove one of them")
-            if not isinstance(samples, dict) or row["id"] not in samples:
-                name = quoted(row["id"])
-                raise StoreError(f"{path}: line {number} is about {name}, no sample of this run", "remove the line")
-            ids.add(row["id"])
+            if name not in run["samples"]:
+                raise StoreError(
+                    f"{path}: line {number} is about {quoted(name)}, no sample of this run", "remove the line"
+                )
+            ids.add(name)
             yield row

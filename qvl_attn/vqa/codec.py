@@ -7,35 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 import numpy as np
 
 from qvl_attn.attribution.faithfulness import CONTROLS, HEADLINE, Curves, curves_from, curves_json
 from qvl_attn.attribution.heatmap import CLIP_PERCENTILE, heat_maps, layer_figures, over_chance
 from qvl_attn.attribution.methods.maps import method_arrays, methods_from, methods_json
-from qvl_attn.attribution.methods.registry import parse_methods
-from qvl_attn.attribution.profiles import profile_from
-from qvl_attn.attribution.selection import layers_text
-from qvl_attn.attribution.settings import Settings, headline_from
-from qvl_attn.attribution.similarity import Sanity, sanity_from, sanity_json
-from qvl_attn.core.shape import NUMBER, check_shape
+from qvl_attn.attribution.settings import Settings, settings_from
+from qvl_attn.attribution.similarity import Sanity
+from qvl_attn.core.typed_json import Finite, LayerOrHead, Number, decoded
 from qvl_attn.core.types import Apart, Capture, HeatMap, Media, Token, TokenGrid
-from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.model.token_grid import grid_of
 from qvl_attn.results.codec import media_json
 from qvl_attn.vqa.merge_passes import RULE
 from qvl_attn.vqa.record import VqaProvenance, VqaRecord
 
 SCHEMA_VERSION = 1
-_TEXT = (str, None)
-_RESULT = {
-    **{"question": str, "answer": str, "answer_logprob": float, "supplied_answer": _TEXT},
-    **{"headline": {"vision_mass": NUMBER}, "layers": [{"layer": int, "vision_mass": NUMBER}]},
-}
-_SETTINGS = {"query": str, "heads": _TEXT, "system": _TEXT, "answer": _TEXT, "store_heads": str, "faithfulness": bool}
-_MADE_BY = ("qvl_attn", "transformers", "torch", "model", "revision", "dtype", "device", "attention")
-_PROVENANCE = {**dict.fromkeys(_MADE_BY, str), "layer_count": int, "head_count": int}
 R = TypeVar("R", bound=VqaRecord)
 
 
@@ -179,7 +167,7 @@ def faithfulness_json(result: VqaRecord) -> dict[str, Any] | None:
     curves = result.curves
     return {
         "curves": curves and {**curves_json(curves), "areas": curves.figures()},
-        "sanity": {name: sanity_json(sanity) for name, sanity in (result.sanity or {}).items()},
+        "sanity": {name: asdict(sanity) for name, sanity in (result.sanity or {}).items()},
     }
 
 
@@ -250,21 +238,6 @@ def _tokens_from(items: Sequence[Mapping[str, Any]]) -> tuple[Token, ...]:
     )
 
 
-def _settings_from(value: Mapping[str, Any], layer_count: int) -> Settings:
-    check_shape({"faithfulness": False, **value}, _SETTINGS, "settings")  # results of before methods have none
-    clip, profile = value.get("clip"), value.get("profile")
-    return Settings(
-        **{
-            **value,
-            "layers": layers_text(value.get("layers"), layer_count),  # some results of before have numbers
-            "clip": None if clip is None else ClipSettings(**clip),
-            "profile": None if profile is None else profile_from(profile),
-            "headline": headline_from(value["headline"]) if value.get("headline") else None,
-            "methods": parse_methods(value["methods"]) if value.get("methods") else (),
-        }
-    )
-
-
 def _faithfulness_from(
     value: Mapping[str, Any] | None, settings: Settings
 ) -> tuple[Curves | None, dict[str, Sanity] | None]:
@@ -273,11 +246,28 @@ def _faithfulness_from(
     if not value:
         return None, None
     curves = curves_from(value["curves"]) if value["curves"] else None
-    sanity = {str(name): sanity_from(item) for name, item in value["sanity"].items()}
+    sanity = decoded(value["sanity"], dict[str, Sanity], "sanity")
     maps = settings.methods or (HEADLINE,)
     if (curves and curves.names != (*maps, *CONTROLS)) or {*sanity} != {*maps}:
         raise ValueError(f"faithfulness: not of the maps {maps}")
     return curves, sanity
+
+
+class _Figures(TypedDict):
+    vision_mass: Number
+
+
+class _Layer(_Figures):
+    layer: LayerOrHead
+
+
+class _Saved(TypedDict):
+    question: str
+    answer: str
+    answer_logprob: Finite
+    supplied_answer: str | None
+    headline: _Figures
+    layers: list[_Layer]
 
 
 def record_from(kind: type[R], value: Mapping[str, Any], arrays: Mapping[str, np.ndarray], media: Sequence[Media]) -> R:
@@ -295,16 +285,15 @@ def record_from(kind: type[R], value: Mapping[str, Any], arrays: Mapping[str, np
         TypeError: a field is unknown, or has another type.
         ValueError: a field is out of range.
     """
-    check_shape(value, _RESULT, "result")
-    check_shape(value["provenance"], _PROVENANCE, "provenance")
-    settings = _settings_from(value["settings"], value["provenance"]["layer_count"])
-    supplied = value["supplied_answer"]
+    saved, provenance = decoded(value, _Saved, "result"), decoded(value["provenance"], VqaProvenance, "provenance")
+    settings = settings_from(value["settings"], provenance.layer_count)
+    supplied = saved["supplied_answer"]
     methods = methods_from(value.get("methods") or (), arrays, settings.methods)
     curves, sanity = _faithfulness_from(value.get("faithfulness"), settings)
     record = kind(
-        question=value["question"],
-        answer=value["answer"],
-        answer_logprob=float(value["answer_logprob"]),
+        question=saved["question"],
+        answer=saved["answer"],
+        answer_logprob=saved["answer_logprob"],
         supplied_answer=supplied,
         supplied_logprob=None if supplied is None else float(value["supplied_logprob"]),
         media=tuple(media),
@@ -313,7 +302,7 @@ def record_from(kind: type[R], value: Mapping[str, Any], arrays: Mapping[str, np
         curves=curves,
         sanity=sanity,
         settings=settings,
-        provenance=VqaProvenance(**value["provenance"]),
+        provenance=provenance,
         seconds={str(stage): float(seconds) for stage, seconds in value["seconds"].items()},
         peak_memory_bytes={
             str(stage): {str(memory): int(size) for memory, size in peak.items()}

@@ -28,7 +28,7 @@ from qvl_attn.attribution.settings import headline_of
 from qvl_attn.demo.dataset import write_dataset
 from qvl_attn.evaluation.data.samples import Sample
 from qvl_attn.evaluation.loop import ScoringPlan, other_samples
-from qvl_attn.evaluation.score import score_row
+from qvl_attn.evaluation.rows import score_row
 from qvl_attn.evaluation.workers import InProcess
 from qvl_attn.model.generate import greedy, on_model
 from qvl_attn.vqa.engine import Engine

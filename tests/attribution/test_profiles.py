@@ -16,7 +16,6 @@ from qvl_attn.attribution.profiles import (
     Shape,
     choose_profile,
     load_profile,
-    profile_from,
     profile_json,
     shape_of,
     shipped_profiles,
@@ -25,6 +24,7 @@ from qvl_attn.attribution.profiles import (
 from qvl_attn.attribution.selection import Query, query_rows
 from qvl_attn.cli.app import app
 from qvl_attn.core.errors import InputError
+from qvl_attn.core.typed_json import decoded
 from qvl_attn.vqa.merge_passes import merge_captures
 from tests.helpers.loading import without_loading
 from tests.helpers.small import SMALL_DRAWING
@@ -251,7 +251,7 @@ def test_the_default_of_a_3b_is_its_published_heads(demo, cats, monkeypatch):
 
 def test_json_of_a_profile_is_checked_field_by_field():
     value = json.loads(json.dumps(profile_json(demo_profile(), {"pointing": 1})))
-    assert profile_from(value) == demo_profile()
+    assert decoded(value, Profile, "profile") == demo_profile()
     for field in ("name", "evidence", "source", "model"):
-        with pytest.raises(KeyError):
-            profile_from({name: item for name, item in value.items() if name != field})
+        with pytest.raises(ValueError, match=f"^profile: object missing required field {field}$"):
+            decoded({name: item for name, item in value.items() if name != field}, Profile, "profile")

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from qvl_attn.evaluation.examples import read_examples
-from qvl_attn.evaluation.score import FIGURES
+from qvl_attn.evaluation.figures import FIGURES
 from qvl_attn.render.overlay import color_table, upsample
 from qvl_attn.render.style import Drawing
 from tests.helpers.check_pages import CARD, INKED, number

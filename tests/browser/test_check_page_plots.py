@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from qvl_attn.cli.tables import FAITHFUL, SANITY
+from qvl_attn.evaluation.figures import CONTROLS, FIGURES, HEAD_FIGURES
 from qvl_attn.evaluation.page import check_html
-from qvl_attn.evaluation.score import CONTROLS, FIGURES, HEAD_FIGURES, read_scores
+from qvl_attn.evaluation.rows import read_scores
 from qvl_attn.render.overlay import color_table
 from tests.helpers.check_pages import CheckPage, fixed, number
 

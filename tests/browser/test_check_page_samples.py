@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from qvl_attn.evaluation.examples import read_examples
+from qvl_attn.evaluation.figures import CONTROLS, FIGURES
 from qvl_attn.evaluation.page import check_html
-from qvl_attn.evaluation.score import CONTROLS, FIGURES, read_scores
+from qvl_attn.evaluation.rows import read_scores
 from tests.browser.test_check_page_gallery import SET, example_of, rows_with_example
 from tests.helpers.check_pages import INKED, number
 

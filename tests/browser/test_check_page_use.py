@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from qvl_attn.evaluation.examples import read_examples
+from qvl_attn.evaluation.figures import FIGURES
 from qvl_attn.evaluation.page import check_html
-from qvl_attn.evaluation.score import FIGURES, read_scores
+from qvl_attn.evaluation.rows import read_scores
 from tests.evaluation.test_page import evil_page
 from tests.helpers.check_pages import EVIL, INKED
 

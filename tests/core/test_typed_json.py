@@ -9,7 +9,7 @@ from typing import Any, NotRequired, TypedDict
 import pytest
 
 from qvl_attn.core.errors import InputError
-from qvl_attn.core.typed_json import Count, Finite, LayerOrHead, Number, parse_json, typed
+from qvl_attn.core.typed_json import Count, Finite, LayerOrHead, Number, decoded, parse_json
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,11 @@ ROW = {"id": "a", "area": None, "pairs": [[1, 2]]}
 
 
 def test_a_value_that_fits_is_returned_without_what_the_type_does_not_know():
-    row = typed({**ROW, "area": 1, "box": {"width_px": 2, "height_px": 3}, "new": [1]}, Row, "row")
+    row = decoded({**ROW, "area": 1, "box": {"width_px": 2, "height_px": 3}, "new": [1]}, Row, "row")
     assert row == {"id": "a", "area": 1.0, "pairs": ((1, 2),), "box": Box(2, 3)}
     assert isinstance(row["area"], float)
     kept = {"id": "\ud800", "any": {"b": [1, {"c": None}]}}
-    assert typed({**ROW, **kept}, Row, "row").items() >= kept.items()
+    assert decoded({**ROW, **kept}, Row, "row").items() >= kept.items()
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_a_value_that_fits_is_returned_without_what_the_type_does_not_know():
 )
 def test_a_value_that_does_not_fit_is_named_by_its_place(change, message):
     with pytest.raises(ValueError) as error:  # noqa: PT011
-        typed({**ROW, **change}, Row, "row")
+        decoded({**ROW, **change}, Row, "row")
     assert str(error.value) == message
 
 
@@ -80,7 +80,7 @@ def test_a_value_that_does_not_fit_is_named_by_its_place(change, message):
 )
 def test_a_value_that_is_no_row_at_all(value, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
-        typed(value, Row, "row")
+        decoded(value, Row, "row")
 
 
 @pytest.mark.parametrize("text", ["NaN", "[Infinity]", '{"a": -Infinity}', "1e999", "-1e999", "[1", "", b"\xff", "01"])

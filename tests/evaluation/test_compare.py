@@ -20,8 +20,11 @@ from qvl_attn.cli.app import app
 from qvl_attn.core.errors import InputError, StoreError
 from qvl_attn.demo.dataset import write_dataset
 from qvl_attn.evaluation.compare import COMPARED
-from qvl_attn.evaluation.score import FIGURES, Score, score_row
+from qvl_attn.evaluation.figures import FIGURES
+from qvl_attn.evaluation.rows import score_row
+from qvl_attn.evaluation.score import Score
 from tests.helpers.check_runs import without_drawings
+from tests.helpers.kept import kept_files
 from tests.helpers.made_up_scores import OTHER_FIGURES
 
 SAME = {"--model": "demo", "--query": "last", "--profile": None}
@@ -62,14 +65,12 @@ def run(tmp_path):
         run_json = {"schema_version": 1, "kind": "check", "same": SAME | same, "facts": {}}
         run_json["samples"] = {score.id: "1" for score in scores}
         (folder / "run.json").write_text(json.dumps(run_json))
-        summary = {
-            "data": data,
-            "model": {"name": "demo"},
-            "headline_map": "layers 1-2, mean of all heads, attention of last",
-            "calibration": {} if calibrated else None,
-            **{"samples": len(scores), "settings": {"query": "last"}, "notes": [], "accuracy": None, "heads": None},
-            **{"headline": {}, "answers_and_grounding": {}, "layers": [], "methods": {}},
-        }
+        headline_map = "layers 1-2, mean of all heads, attention of last"
+        changed = {"data": data, "headline_map": headline_map, "samples": len(scores), "heads": None}
+        summary = json.loads(kept_files("check")["summary.json"]) | changed
+        half = {"samples": 1, "scored": 1}
+        calibration = {"profile": None, "first_half": half, "second_half": half, "all_layers": {}, "ranking": None}
+        summary["calibration"] = calibration if calibrated else None
         (folder / "summary.json").write_text(json.dumps(summary))
         return folder
 
@@ -513,7 +514,8 @@ def test_damaged_files_are_one_line(run):
     a = run("a", [make_score(0)])
     b = run("b", [make_score(0)])
     (b / "summary.json").write_text("{}")
-    assert "summary.json is damaged: summary.data: want a value hint: remove summary.json" in refused(a, b, code=1)
+    lacking = "summary.json is damaged: summary: object missing required field data hint: remove summary.json"
+    assert lacking in refused(a, b, code=1)
     shutil.copy(a / "summary.json", b / "summary.json")
     (b / "scores.jsonl").write_text("no row\n")
     assert "line 1 is not a JSON object with an id" in refused(a, b, code=1)

@@ -16,7 +16,8 @@ from qvl_attn.evaluation.data.rows import Faults
 from qvl_attn.evaluation.data.samples import read_samples
 from qvl_attn.evaluation.loop import CHUNK_QUESTIONS, chunks, other_samples
 from qvl_attn.evaluation.outputs import GALLERY_SIZE, gallery_scores
-from qvl_attn.evaluation.score import as_json, score_row, score_sample
+from qvl_attn.evaluation.rows import as_json, score_row
+from qvl_attn.evaluation.score import score_sample
 from qvl_attn.evaluation.summary import layer_table
 from qvl_attn.render.charts import draw_heads, draw_layers
 from qvl_attn.vqa.question import read_question

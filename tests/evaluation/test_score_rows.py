@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from qvl_attn.attribution.grounding import GROUNDING
 from qvl_attn.core.errors import StoreError
-from qvl_attn.evaluation.score import CONTROLS, FIGURES, HEAD_FIGURES, Score, read_scores, score_of, score_row
+from qvl_attn.evaluation.figures import CONTROLS, FIGURES, HEAD_FIGURES
+from qvl_attn.evaluation.rows import read_scores, score_of, score_row
+from qvl_attn.evaluation.score import Score
 from tests.helpers.made_up_scores import OTHER_FIGURES
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -185,7 +187,7 @@ def test_a_row_that_lacks_a_field_is_reported_by_line(tmp_path, name):
 )
 def test_a_value_of_another_kind_is_reported_by_line_and_field(tmp_path, name, value):
     lines_of(tmp_path, FULL, FULL | {"id": "b", name: value})
-    with pytest.raises(StoreError, match=f"line 2 is not a row of this version .*row.*{name[:5]}|number of layers"):
+    with pytest.raises(StoreError, match=f"line 2 is not a .*(row.*{name[:5]}|number of layers|JSON object)"):
         read_scores(tmp_path)
 
 

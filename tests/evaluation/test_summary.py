@@ -13,7 +13,8 @@ from qvl_attn.core.errors import InputError
 from qvl_attn.evaluation import calibration
 from qvl_attn.evaluation.calibration import best_heads, halves, ranking
 from qvl_attn.evaluation.data.samples import MediaRef, Sample
-from qvl_attn.evaluation.score import CONTROLS, FIGURES, HEAD_FIGURES, Score
+from qvl_attn.evaluation.figures import CONTROLS, FIGURES, HEAD_FIGURES
+from qvl_attn.evaluation.score import Score
 from qvl_attn.evaluation.summary import (
     DRAWS,
     bootstrap,

@@ -3,7 +3,7 @@
 import numpy as np
 
 from qvl_attn.attribution.grounding import GROUNDING
-from qvl_attn.evaluation.score import CONTROLS, FIGURES
+from qvl_attn.evaluation.figures import CONTROLS, FIGURES
 
 _CONTROLLED = (*GROUNDING, "vision_mass")
 OTHER_FIGURES = {

@@ -14,7 +14,7 @@ from qvl_attn.cli.app import app
 from qvl_attn.demo.dataset import write_dataset
 from qvl_attn.evaluation.data.load import load_samples
 from qvl_attn.evaluation.outputs import draw_sample
-from qvl_attn.evaluation.score import read_scores
+from qvl_attn.evaluation.rows import read_scores
 from tests.helpers.check_runs import make_data, without_drawings, write_rows
 from tests.helpers.loading import without_loading
 from tests.helpers.run_comparison import json_differences, rows_of, summary_of

@@ -49,7 +49,7 @@ def test_a_question_that_is_a_number_is_named_by_compare(tmp_path):
     whole, other = write_kept("check", tmp_path / "a"), run_with(tmp_path, "b", [ROWS[0] | {"question": 7}, *ROWS[1:]])
     with pytest.raises(StoreError) as error:
         compare_runs([whole, other])
-    assert "scores.jsonl: line 1 is not a row of this version (row.question: want a text)" in one_line(error)
+    assert "scores.jsonl: line 1 is not a row of this version (row.question: expected str, got int)" in one_line(error)
 
 
 def test_a_row_of_a_sample_that_is_not_in_the_run_is_never_counted(tmp_path):
@@ -80,11 +80,11 @@ def test_a_run_that_lacks_a_row_is_refused_alike(tmp_path):
     ("shard", "message"),
     [
         (None, "is not a part: it was run without `shard`"),
-        ("1/2", "run.json: shard: want an object"),
+        ("1/2", "run.json: shard: expected object, got str"),
         ({"number": 1, "of": 10**8}, "want 1/N to N/N, with N at most 100,000"),
         ({"number": 3, "of": 2}, "want 1/N to N/N"),
-        ({"number": "1", "of": 2}, "run.json: shard.number: want a whole number"),
-        ({"number": True, "of": 2}, "run.json: shard.number: want a whole number"),
+        ({"number": "1", "of": 2}, "run.json: shard.number: expected int, got str"),
+        ({"number": True, "of": 2}, "run.json: shard.number: expected int, got bool"),
     ],
 )
 def test_a_part_with_another_shard_is_refused_in_one_line(tmp_path, shard, message):
@@ -116,8 +116,8 @@ def with_file(change):
         (("run.json", []), "run.json is not a JSON object"),
         (("run.json", {"schema_version": 99}), "run.json has schema 99 (this version reads 1)"),
         (("run.json", {"kind": "x"}), "is not a check: run.json has kind 'x'"),
-        (("summary.json", {"headline": "x"}), "summary.json is damaged: summary.headline: want an object"),
-        (("summary.json", {"data": None}), "summary.json is damaged: summary.data: want a text"),
+        (("summary.json", {"headline": "x"}), "summary.json is damaged: summary.headline: expected object, got str"),
+        (("summary.json", {"data": None}), "summary.json is damaged: summary.data: expected str, got null"),
     ],
 )
 def test_compare_and_report_say_the_same_of_a_damaged_run(tmp_path, file, message):
@@ -148,10 +148,13 @@ def test_an_index_beyond_the_samples_is_refused_alike(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"answer": 5}, "result.answer: want a text"),
-        ({"question": None}, "result.question: want a text"),
-        ({"headline": {"vision_mass": "x"}}, "result.headline.vision_mass: want a number"),
-        ({"layers": [{"layer": 0, "vision_mass": "x"}]}, "result.layers[0].vision_mass: want a number"),
+        ({"answer": 5}, "result.answer: expected str, got int"),
+        ({"question": None}, "result.question: expected str, got null"),
+        ({"headline": {"vision_mass": "x"}}, "result.headline.vision_mass: expected float | null, got str"),
+        (
+            {"layers": [{"layer": 0, "vision_mass": "x"}]},
+            "result.layers[0].vision_mass: expected float | null",
+        ),
     ],
 )
 def test_a_value_of_another_kind_in_a_result_is_damage(tmp_path, change, message):
@@ -166,14 +169,18 @@ def test_a_value_of_another_kind_in_a_result_is_damage(tmp_path, change, message
 @pytest.mark.parametrize(
     ("facts", "message"),
     [
-        ({"model": {**RUN["facts"]["model"], "layer_count": 10**9}}, "layer_count: not that of the rows"),
-        ({"seed": -1}, "facts.seed: want 0 or more"),
-        ({"headline_of": {"layers": ["all"], "heads": None}}, "facts.headline_of.layers[0]: want a whole number"),
+        ({"model": {**RUN["facts"]["model"], "layer_count": 10**9}}, "facts.model.layer_count: expected int <= 65536"),
+        ({"model": {**RUN["facts"]["model"], "layer_count": 5}}, "layer_count: not that of the rows"),
+        ({"seed": -1}, "facts.seed: expected int >= 0"),
+        ({"headline_of": {"layers": ["all"], "heads": None}}, "facts.headline_of.layers[0]: expected int, got str"),
         ({"headline_of": {"layers": [], "heads": None}}, "a headline without layers or heads"),
-        ({"headline_of": {"layers": [], "heads": [[1]]}}, "not enough values to unpack"),
+        (
+            {"headline_of": {"layers": [], "heads": [[1]]}},
+            "headline_of.heads[0]: expected array of length 2, got 1",
+        ),
         ({"headline_of": {"layers": [10**9], "heads": None}}, "facts.headline_of: the model has layers 0 to"),
         ({"headline_of": {"layers": [], "heads": [[-1, 0]]}}, "facts.headline_of: the model has layers 0 to"),
-        ({"settings": None}, "facts.settings: want an object"),
+        ({"settings": None}, "facts.settings: expected object, got null"),
     ],
 )
 def test_facts_that_a_run_cannot_have_are_refused_by_merge(tmp_path, facts, message):
@@ -230,7 +237,7 @@ def test_a_setting_that_is_no_text_is_damage(tmp_path, value):
     result = json.loads(kept_files("ask")["result.json"])
     result["settings"]["heads"] = value
     folder = write_kept("ask", tmp_path / "result", **{"result.json": json.dumps(result).encode()})
-    with pytest.raises(StoreError, match=r"is damaged: .*settings.heads: want a text"):
+    with pytest.raises(StoreError, match=r"is damaged: .*settings.heads: expected str | null, got "):
         read_saved(folder)
 
 
@@ -250,7 +257,7 @@ def test_a_number_of_layers_that_is_no_whole_number_is_damage(tmp_path, value):
     result = json.loads(kept_files("video")[file])
     result["provenance"]["layer_count"] = value
     folder = write_kept("video", tmp_path / "result", **{file: json.dumps(result).encode()})
-    with pytest.raises(StoreError, match=r"is damaged: .*provenance.layer_count: want a whole number"):
+    with pytest.raises(StoreError, match=r"is damaged: .*provenance.layer_count: expected int, got "):
         read_saved(folder)
 
 

@@ -16,7 +16,7 @@ from qvl_attn.encoders.figures import draw_encoder_result
 from qvl_attn.encoders.result import EncoderResult
 from qvl_attn.evaluation.compare import compare_runs
 from qvl_attn.evaluation.examples import read_examples
-from qvl_attn.evaluation.score import read_scores, score_row
+from qvl_attn.evaluation.rows import read_scores, score_row
 from qvl_attn.evaluation.summary import summarise
 from qvl_attn.kinds import read_saved
 from qvl_attn.render.style import Drawing

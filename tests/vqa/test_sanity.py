@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 
 from qvl_attn.attribution.faithfulness import HEADLINE, seed_of
 from qvl_attn.attribution.methods.registry import GENERIC_PROMPT
-from qvl_attn.attribution.similarity import Likeness, Sanity, rank_correlation, sanity_from, sanity_json, ssim
+from qvl_attn.attribution.similarity import Likeness, Sanity, rank_correlation, ssim
 from qvl_attn.core.errors import CaptureError, InputError
+from qvl_attn.core.typed_json import decoded
 from qvl_attn.demo.heldout import scene
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.media.video import open_clip
@@ -154,7 +155,7 @@ def test_an_answer_without_text_has_no_map(engine, cats, monkeypatch):
     assert (checks.question.rank_correlation, checks.question.ssim) == (None, None)
     assert checks.picture.ssim is not None
     assert None not in {likeness.ssim for likeness in checks.weights}
-    json.dumps(sanity_json(checks), allow_nan=False)
+    json.dumps(asdict(checks), allow_nan=False)
 
 
 def test_an_empty_answer_of_a_question_can_be_checked(engine, cats):
@@ -284,7 +285,7 @@ def test_sanity_comes_back_from_json_as_it_was():
         Likeness("another question: why?", None, None),
         Likeness("another picture (a drawn scene)", 0.5, 0.125),
     )
-    assert sanity_from(json.loads(json.dumps(sanity_json(checks), allow_nan=False))) == checks
+    assert decoded(json.loads(json.dumps(asdict(checks), allow_nan=False)), Sanity, "sanity") == checks
 
 
 @pytest.mark.parametrize("value", [1.5, -1.01, float("nan"), float("inf")])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from qvl_attn.attribution.methods.registry import METHODS, MethodMap
 from qvl_attn.attribution.selection import Pairs, describe_heads
 from qvl_attn.core.errors import CaptureError
 from qvl_attn.core.text import argument
+from qvl_attn.core.typed_json import Count, LayerOrHead, decoded
 from qvl_attn.core.types import Capture, FloatArray, HeatMap, IntArray, Scale
 
 
@@ -92,21 +93,32 @@ def methods_json(methods: Sequence[MethodMap], capture: Capture) -> list[dict[st
     ]
 
 
-def methods_from(
-    items: Sequence[Mapping[str, Any]], arrays: Mapping[str, np.ndarray], requested: Sequence[str]
-) -> tuple[MethodMap, ...]:
+class _Removed(TypedDict):
+    cell: Count
+
+
+class _Saved(TypedDict):
+    name: str
+    caption: str
+    layers: tuple[LayerOrHead, ...]
+    layer_numbers: tuple[LayerOrHead, ...]
+    removed: list[_Removed]
+
+
+def methods_from(value: object, arrays: Mapping[str, np.ndarray], requested: Sequence[str]) -> tuple[MethodMap, ...]:
     """Return the maps that `method_arrays` and `methods_json` wrote.
 
     Args:
-        items: the methods' entries of `result.json`.
+        value: the methods' entries of `result.json`.
         arrays: the arrays of `attention.npz`.
         requested: the methods named in the settings.
 
     Raises:
-        KeyError: a field or array is missing.
-        TypeError: a field has another type.
-        ValueError: a map is invalid or has another number of cells, or the methods are not the requested ones.
+        KeyError: an array is missing.
+        ValueError: a field is missing or of another type, a map is invalid or has another number of cells, or the
+            methods are not the requested ones.
     """
+    items = decoded(value, list[_Saved], "methods")
     names = [item["name"] for item in items]
     unknown = [name for name in names if name not in METHODS]
     if unknown:
@@ -119,13 +131,13 @@ def methods_from(
         raise ValueError(f"{wrong[0]}_values does not have {cells} cells")
     return tuple(
         MethodMap(
-            method=str(item["name"]),
+            method=item["name"],
             values=arrays[f"{item['name']}_values"],
-            caption=str(item["caption"]),
-            layers=tuple(int(layer) for layer in item["layers"]),
+            caption=item["caption"],
+            layers=item["layers"],
             layer_values=arrays.get(f"{item['name']}_layer_values"),
-            layer_numbers=tuple(int(layer) for layer in item["layer_numbers"]),
-            removed=tuple(int(cell["cell"]) for cell in item["removed"]),
+            layer_numbers=item["layer_numbers"],
+            removed=tuple(cell["cell"] for cell in item["removed"]),
         )
         for item in items
     )
