@@ -62,11 +62,11 @@ if TYPE_CHECKING:
     from qvl_attn.model.placement import EncoderLoadOptions, LoadOptions
     from qvl_attn.render.style import Drawing
     from qvl_attn.report import make_report
+    from qvl_attn.results.redraw import RedrawOptions, redrawn
     from qvl_attn.results.result import StoredResult
     from qvl_attn.results.session import Saved, SaveOptions, run_session
     from qvl_attn.vqa.estimate import Estimate
     from qvl_attn.vqa.record import VqaProvenance
-    from qvl_attn.vqa.redraw import redrawn
     from qvl_attn.vqa.result import Result
 
 __all__ = [
@@ -113,6 +113,7 @@ __all__ = [
     "Progress",
     "QuestionOptions",
     "QvlAttnError",
+    "RedrawOptions",
     "Result",
     "ResultExistsError",
     "SaliencyMap",
@@ -186,6 +187,7 @@ _MODULES = {
     "Progress": "core.runtime",
     "QuestionOptions": "attribution.settings",
     "QvlAttnError": "core.errors",
+    "RedrawOptions": "results.redraw",
     "Result": "vqa.result",
     "ResultExistsError": "core.errors",
     "SaliencyMap": "encoders.record",
@@ -206,7 +208,7 @@ _MODULES = {
     "load_samples": "evaluation.data.load",
     "make_report": "report",
     "merge_runs": "evaluation.sharding",
-    "redrawn": "vqa.redraw",
+    "redrawn": "results.redraw",
     "run_session": "results.session",
 }
 

@@ -14,8 +14,7 @@ from qvl_attn.encoders.engine import EncoderEngine
 from qvl_attn.encoders.record import EncoderFolderOptions, EncoderOptions, EncoderSettings, with_options
 from qvl_attn.encoders.result import EncoderResult
 from qvl_attn.encoders.session import encoded, request
-from qvl_attn.media.given import PictureLike, is_path, load_given
-from qvl_attn.media.image import moves
+from qvl_attn.media.given import PictureLike
 from qvl_attn.model.checkpoint import DEFAULT_MODEL
 from qvl_attn.model.placement import EncoderLoadOptions
 from qvl_attn.results.session import SaveOptions, logged, saving_of
@@ -92,9 +91,7 @@ class Encoder:
         with cancelling(cancel, progress) as (progress, _):
             if saving is None:
                 return self.engine.encode(picture, settings, progress)
-            if not (is_path(picture) and moves(picture)):
-                picture = load_given(picture, settings.stretch)  # once, for its name, the checks and the run
-            asked = [request(picture, settings, settings.clip)]
+            asked = [request(picture, settings, settings.clip, keep=True)]
             (result,) = logged(encoded(self.engine, asked, saving, progress=progress))
             return result
 

@@ -73,7 +73,7 @@ FORBIDDEN = {("media", "demo"), ("model", "demo"), ("attribution", "demo"), ("re
 LIGHT = (
     "qvl_attn.vqa.session",
     "qvl_attn.encoders.session",
-    "qvl_attn.vqa.redraw",
+    "qvl_attn.results.redraw",
     "qvl_attn.encoders.result",
     "qvl_attn.kinds",
     "qvl_attn.report",

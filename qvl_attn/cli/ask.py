@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +9,7 @@ import typer
 
 from qvl_attn.cli import options
 from qvl_attn.cli.console import find_model, go_offline, handle_errors, printed_log
-from qvl_attn.cli.options import DEFAULT_MODEL, DRAWING, AttnMode, Cells, Colors, DtypeName, HeadDtype, drawing_of
+from qvl_attn.cli.options import DEFAULT_MODEL, AttnMode, Cells, Colors, DtypeName, HeadDtype, drawing_of
 from qvl_attn.cli.output import print_results, read_questions
 from qvl_attn.cli.progress import progress_bars
 
@@ -24,13 +23,6 @@ FILES = (
     "attention.npz",
     "result.json",
 )
-
-
-class ScaleMode(StrEnum):
-    """Whether the layers share one colour scale."""
-
-    layer = "layer"
-    shared = "shared"
 
 
 def ask(
@@ -72,9 +64,7 @@ def ask(
     interp: options.Interp = Cells.linear,
     denoise: options.Denoise = None,
     blur_cells: options.Blur = 0.0,
-    scale: Annotated[
-        ScaleMode, typer.Option(help="Colour scale: one for each layer, or one shared by all.", rich_help_panel=DRAWING)
-    ] = ScaleMode.layer,
+    scale: options.PictureScale = None,
     top_percent: options.TopPercent = 100.0,
     draw_size: options.DrawSize = "1280",
     out: options.Out = Path("qvl-attn-out"),
@@ -101,7 +91,7 @@ def ask(
         from qvl_attn.vqa.session import answered, find_saved
 
         pictures = [load_picture(path, stretch) for path in (media, *(image or []))]
-        saving = Saving(out, drawing_of(ctx), overwrite)
+        saving = Saving(out, drawing_of(ctx, pictures=True, clips=False), overwrite)
         load_options, typed = options.typed(ctx, LoadOptions), options.typed(ctx, QuestionOptions)
         results = find_saved(pictures, texts, saving, typed, model, **load_options)
         if results is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -12,26 +11,18 @@ import typer
 
 from qvl_attn.cli import completion, options
 from qvl_attn.cli.console import find_encoder, go_offline, handle_errors, printed_log
-from qvl_attn.cli.options import DEFAULT_MODEL, DRAWING, MAPS, MODEL, OUTPUT, Cells, Colors, DtypeName, drawing_of
+from qvl_attn.cli.options import DEFAULT_MODEL, MAPS, MODEL, OUTPUT, Cells, Colors, DtypeName, OverHeads, drawing_of
 from qvl_attn.cli.output import print_encoder_result, print_folder_run
 from qvl_attn.cli.progress import progress_bars
-from qvl_attn.cli.video import ScaleChoice
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.text import shortened
 
-
-class OverHeads(StrEnum):
-    """How heads are combined."""
-
-    mean = "mean"
-    max = "max"
-    min = "min"
-
-
 MAX_COORDINATE_PX = 1e6
-# Options without effect: the first two groups for a folder of pictures, the second for single pictures.
-SINGLE_OPTIONS = ("colormap", "alpha", "interp", "blur_cells", "top_percent", "draw_size")
-CLIP_OPTIONS = ("clip_scale", "smooth", "side_by_side", "fps", "max_frames", "start_s", "end_s", "source_fps")
+# Options without effect on a run over a folder of pictures, of which none is drawn.
+DRAWN_OPTIONS = (
+    *("colormap", "alpha", "interp", "denoise", "blur_cells", "scale", "top_percent", "draw_size"),
+    *("smooth", "side_by_side", "fps", "max_frames", "start_s", "end_s", "source_fps"),
+)
 
 
 def encoder(
@@ -133,17 +124,13 @@ def encoder(
     start_s: options.Start = 0.0,
     end_s: options.End = None,
     source_fps: options.SourceFps = 24.0,
-    clip_scale: Annotated[
-        ScaleChoice,
-        typer.Option(
-            "--scale", help="Clips: one colour scale for the clip, or one for each frame.", rich_help_panel=DRAWING
-        ),
-    ] = ScaleChoice.clip,
+    scale: options.Scale = None,
     smooth: options.Smooth = False,
     side_by_side: options.SideBySide = False,
     colormap: options.Colormap = Colors.inferno,
     alpha: options.Alpha = 0.5,
     interp: options.Interp = Cells.linear,
+    denoise: options.Denoise = None,
     blur_cells: options.Blur = 0.0,
     top_percent: options.TopPercent = 100.0,
     draw_size: options.DrawSize = "1280",
@@ -191,22 +178,22 @@ def encoder(
         parsed = {"at": points, "embeddings": projections, "texts": text or ()}
         settings = with_options(None, {**options.typed(ctx, EncoderOptions), **parsed})
         clip_settings = ClipSettings(**options.typed(ctx, ClipOptions))
-        drawing = drawing_of(ctx)
+        moving = [moves(path) for path in media or []]
+        drawing = drawing_of(ctx, pictures=not all(moving) or not moving, clips=any(moving) or not moving)
         if embeddings:
             check_available()
         if input_dir is not None:
-            options.refuse(
-                ctx, (*SINGLE_OPTIONS, *CLIP_OPTIONS), "is for single pictures and clips, not for --input-dir"
-            )
+            options.refuse(ctx, DRAWN_OPTIONS, "is for single pictures and clips, not for --input-dir")
             if overwrite:
                 raise InputError("--overwrite: a run over a folder is continued, not replaced", "name another --out")
             list_pictures(input_dir, out)
-        requests = [request(path, settings, clip_settings) for path in media or []]
-        if media and not any(moves(path) for path in media):
-            options.refuse(ctx, ("smooth", "side_by_side", "start_s", "end_s"), "is for clips, and no clip is given")
+        alone = len(moving) == 1
+        requests = [request(path, settings, clip_settings, keep=alone) for path in media or []]
+        if moving and not any(moving):
+            options.refuse(ctx, ("start_s", "end_s"), "is for clips, and no clip is given")
         if media and not any(os.path.isdir(path) for path in media):  # noqa: PTH112
             options.refuse(ctx, ("source_fps",), "is for a folder of frames, and none is given")
-        if media and all(moves(path) for path in media):
+        if moving and all(moving):
             options.refuse(ctx, ("stretch",), "is for pictures, and no picture is given")
         saving = Saving(out, drawing, overwrite)
         if input_dir is not None:

@@ -77,6 +77,27 @@ class DenoiseFilter(StrEnum):
     rank_gaussian = "rank-gaussian"
 
 
+class ScaleChoice(StrEnum):
+    """What shares a colour scale: `layer` and `shared` of pictures, `clip` and `frame` of clips."""
+
+    layer = "layer"
+    shared = "shared"
+    clip = "clip"
+    frame = "frame"
+
+
+CLIP_SCALES = (ScaleChoice.clip, ScaleChoice.frame)
+PICTURE_SCALES = (ScaleChoice.layer, ScaleChoice.shared)
+
+
+class OverHeads(StrEnum):
+    """How heads are joined."""
+
+    mean = "mean"
+    max = "max"
+    min = "min"
+
+
 def seed_of(bits: int) -> Callable[[int], int]:
     """Return a check of a seed: help would show the limits of an option as a range of numbers with 19 digits."""
 
@@ -178,6 +199,13 @@ Faithfulness = _flag(
 Denoise = _option(
     DenoiseFilter | None, "FILTER", "Filter the map over 3x3 cells: median, or rank-gaussian, that of TAM.", DRAWING
 )
+_OF_PICTURES = "layer, one for each layer (default), or shared, one for all"
+_OF_CLIPS = "clip, one for the clip (default), or frame, one for each frame"
+PictureScale = _option(ScaleChoice | None, "SCALE", f"Colour scale: {_OF_PICTURES}.", DRAWING, "--scale")
+ClipScale = _option(ScaleChoice | None, "SCALE", f"Colour scale: {_OF_CLIPS}.", DRAWING, "--scale")
+Scale = _option(
+    ScaleChoice | None, "SCALE", f"Colour scale. Pictures: {_OF_PICTURES}. Clips: {_OF_CLIPS}.", DRAWING, "--scale"
+)
 StoreHeads = _option(
     HeadDtype, "DTYPE", "Precision of heads stored one by one: float32, or float16, which rounds by up to 2^-11.", MAPS
 )
@@ -219,17 +247,33 @@ def refuse(ctx: typer.Context, names: tuple[str, ...], why: str, instead: str = 
             raise InputError(f"{argument(name)} {why}", instead)
 
 
-def drawing_of(ctx: typer.Context, **others: Any) -> Drawing:
-    """Return what was typed for the fields of a `Drawing`; `others` are fields that have no parameter of their name.
+def drawing_of(ctx: typer.Context, *, pictures: bool, clips: bool) -> Drawing:
+    """Return what was typed for the fields of a `Drawing`.
+
+    Args:
+        ctx: the command.
+        pictures: whether it draws pictures.
+        clips: whether it draws clips.
 
     Raises:
-        InputError: a value out of range.
+        InputError: a value out of range, or an option for clips where none is drawn, or the other way around.
     """
     from qvl_attn.render.style import Drawing
 
     values, names = _values(ctx), [field.name for field in fields(Drawing)]
-    draw_size = values["draw_size"]
+    if not clips:
+        refuse(ctx, ("smooth", "side_by_side"), "is for clips, and no clip is drawn")
+    scale, draw_size = values.pop("scale", None), values["draw_size"]
+    if scale is not None:
+        of_clips = scale in CLIP_SCALES
+        kind, others = ("clip", PICTURE_SCALES) if of_clips else ("picture", CLIP_SCALES)
+        if not (clips if of_clips else pictures):
+            raise InputError(
+                f"{argument('scale', scale)} is for {kind}s, and no {kind} is drawn",
+                f"use --scale {' or '.join(others)}",
+            )
+        values["clip_scale" if of_clips else "scale"] = scale
     if draw_size != "full" and not re.fullmatch(r"[1-9]\d{0,8}", draw_size, re.ASCII):
         raise InputError(f"--draw-size {shortened(draw_size)}: want a number of pixels, or full")
-    others["draw_size_px"] = 0 if draw_size == "full" else int(draw_size)
-    return Drawing(**{name: values[name] for name in names if name in values}, **others)
+    values["draw_size_px"] = 0 if draw_size == "full" else int(draw_size)
+    return Drawing(**{name: values[name] for name in names if name in values})

@@ -159,13 +159,14 @@ PRINTED_FIGURES = ("distance_px", "entropy_bits", "top10_share", "tokens_50", "t
 MAX_PRINTED_ERRORS = 3
 
 
-def print_encoder_result(saved: Saved[EncoderResult], *, as_json: bool, quiet: bool) -> None:
+def print_encoder_result(saved: Saved[EncoderResult], *, as_json: bool, quiet: bool, done: str = "computed") -> None:
     """Print an encoder result: notes and memory on stderr, figures and files, or JSON, on stdout.
 
     Args:
         saved: the encoder result to print.
         as_json: print one JSON object.
         quiet: print only the folder or the JSON.
+        done: what was skipped for a reused result: `computed` or `drawn`.
 
     Raises:
         StoreError: its `result.json` is damaged.
@@ -175,7 +176,7 @@ def print_encoder_result(saved: Saved[EncoderResult], *, as_json: bool, quiet: b
     file = saved.folder / "result.json"
     record = read_json(file)
     try:
-        _print_encoder_result(saved, record, as_json=as_json, quiet=quiet)
+        _print_encoder_result(saved, record, as_json=as_json, quiet=quiet, done=done)
     except (KeyError, TypeError, ValueError, AttributeError) as fault:
         raise StoreError(
             f"{file} is damaged: {type(fault).__name__}: {fault}", "compute it again with --overwrite"
@@ -183,14 +184,14 @@ def print_encoder_result(saved: Saved[EncoderResult], *, as_json: bool, quiet: b
 
 
 def _print_encoder_result(
-    saved: Saved[EncoderResult], record: Mapping[str, Any], *, as_json: bool, quiet: bool
+    saved: Saved[EncoderResult], record: Mapping[str, Any], *, as_json: bool, quiet: bool, done: str
 ) -> None:
     from qvl_attn.encoders.statistics import describe_statistics, statistics_of
 
     result, folder, reused = saved.result, saved.folder, saved.reused
     if not quiet:
         if reused:
-            print_line(f"found complete in {folder}, nothing was computed (--overwrite does it again)")
+            print_line(f"found complete in {folder}, nothing was {done} (--overwrite does it again)")
         for note in record["notes"]:
             print_line(f"note: {note}")
         for stage, peak in ({} if reused else record["peak_memory_bytes"]).items():

@@ -2,41 +2,24 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from qvl_attn.cli import completion, options
 from qvl_attn.cli.ask import FILES as PICTURE_FILES
 from qvl_attn.cli.console import handle_errors, print_line
-from qvl_attn.cli.options import DRAWING, MAPS, OUTPUT, Cells, Colors, drawing_of
-from qvl_attn.cli.output import print_result
+from qvl_attn.cli.options import DRAWING, MAPS, OUTPUT, Cells, Colors, OverHeads, drawing_of
+from qvl_attn.cli.output import print_encoder_result, print_result
 from qvl_attn.cli.progress import progress_bars
 from qvl_attn.cli.video import FILES as CLIP_FILES
-from qvl_attn.core.errors import InputError
-
-if TYPE_CHECKING:
-    from qvl_attn.vqa.result import Result
-
-
-class ScaleChoice(StrEnum):
-    """What shares a colour scale: `layer` and `shared` for pictures, `clip` and `frame` for clips."""
-
-    layer = "layer"
-    shared = "shared"
-    clip = "clip"
-    frame = "frame"
-
-
-CLIP_SCALES = (ScaleChoice.clip, ScaleChoice.frame)
 
 
 def render(
     ctx: typer.Context,
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that ask or video wrote.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that ask, video or encoder wrote.")],
     layers: Annotated[
         str | None,
         typer.Option(metavar="LAYERS", help="Layers to average: all, 18, 14-20 or 4,8,12.", rich_help_panel=MAPS),
@@ -60,6 +43,14 @@ def render(
             autocompletion=completion.methods,
         ),
     ] = None,
+    layer: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Of an encoder: draw the heads of this layer one by one.", rich_help_panel=MAPS),
+    ] = None,
+    over: Annotated[
+        OverHeads | None,
+        typer.Option(help="Of an encoder: how the map of a layer combines its heads.", rich_help_panel=MAPS),
+    ] = None,
     media: Annotated[
         list[str] | None,
         typer.Option(
@@ -68,15 +59,7 @@ def render(
             rich_help_panel=DRAWING,
         ),
     ] = None,
-    chosen_scale: Annotated[
-        ScaleChoice | None,
-        typer.Option(
-            "--scale",
-            metavar="SCALE",
-            help="Colour scale. Pictures: layer or shared. Clips: clip or frame.",
-            rich_help_panel=DRAWING,
-        ),
-    ] = None,
+    scale: options.Scale = None,
     smooth: options.Smooth = False,
     side_by_side: options.SideBySide = False,
     colormap: options.Colormap = Colors.inferno,
@@ -101,57 +84,38 @@ def render(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Draw a saved result again, with other layers, heads or colours. No model is needed.
+    """Draw a saved result of ask, video or encoder again, with other layers, heads or colours. No model is needed.
 
     qvl-attn render qvl-attn-out/cats-how-many-cats-1a2b3c4d --layers 14-20 --colormap viridis
     """
     with handle_errors(debug=debug), progress_bars(enabled=not quiet) as progress:
         # Imported here, so that --help need not wait for numpy.
         from qvl_attn.core.files import check_writable
+        from qvl_attn.encoders.result import EncoderResult
         from qvl_attn.kinds import check_whole, read_saved
+        from qvl_attn.results.redraw import RedrawOptions, redrawn
         from qvl_attn.results.session import run_session
-        from qvl_attn.vqa.redraw import left_behind, redrawn
-        from qvl_attn.vqa.result import Result
 
         saved = read_saved(folder)
-        if not isinstance(saved, Result):
-            raise InputError(f"{folder} is a result of encoder", "name a result that ask or video wrote")
         if out is None:
             check_whole(folder)
-        drawing = drawing_of(ctx, **_scale_field(saved, chosen_scale, smooth, side_by_side))
-        result = redrawn(saved, layers=layers, heads=heads, query=query, method=method, media=media or [])
+        drawing = drawing_of(ctx, pictures=not saved.is_clip, clips=saved.is_clip)
+        result = redrawn(saved, media=media or [], **options.typed(ctx, RedrawOptions))
         out = out or (folder if folder.name not in ("", "..") else folder.resolve()).parent
         check_writable(out)
-        for name in left_behind(saved, result):
+        for name in saved._left_behind(result):
             if not quiet:
                 print_line(f"note: {name} belongs to another map and is not copied; it stays in {folder}")
 
         for drawn in run_session(
             [result.folder(out, drawing)],
             lambda missing: ((position, result) for position in range(len(missing))),
-            save=partial(Result.save, out=out, drawing=drawing, overwrite=overwrite, progress=progress),
-            load=Result.load,
+            save=partial(type(result).save, out=out, drawing=drawing, overwrite=overwrite, progress=progress),
+            load=type(result).load,
             overwrite=overwrite,
         ):
-            files = PICTURE_FILES if saved.media[0].clip is None else CLIP_FILES
-            print_result(drawn, files, as_json=as_json, quiet=quiet, done="drawn")
-
-
-def _scale_field(saved: Result, scale: ScaleChoice | None, smooth: bool, side_by_side: bool) -> dict[str, str]:
-    """Return the field of `Drawing` that the scale is, of pictures and clips another; none if no scale is chosen.
-
-    Raises:
-        InputError: an option for clips is given for a picture, or the other way around.
-    """
-    is_clip = saved.media[0].clip is not None
-    for option, is_set in (("--smooth", smooth), ("--side-by-side", side_by_side)):
-        if is_set and not is_clip:
-            raise InputError(f"{option} is for clips, and this result is of a picture", f"leave out {option}")
-    if scale is not None and (scale in CLIP_SCALES) != is_clip:
-        kinds = ("pictures", "a clip") if is_clip else ("clips", "a picture")
-        choices = [choice.value for choice in ScaleChoice if (choice in CLIP_SCALES) == is_clip]
-        raise InputError(
-            f"--scale {scale.value} is for {kinds[0]}, and this result is of {kinds[1]}",
-            f"use --scale {' or '.join(choices)}",
-        )
-    return {} if scale is None else {"clip_scale" if is_clip else "scale": scale.value}
+            if isinstance(result, EncoderResult):
+                print_encoder_result(drawn, as_json=as_json, quiet=quiet, done="drawn")
+            else:
+                files = CLIP_FILES if saved.is_clip else PICTURE_FILES
+                print_result(drawn, files, as_json=as_json, quiet=quiet, done="drawn")

@@ -14,7 +14,6 @@ from qvl_attn.cli.console import find_model, go_offline, handle_errors, printed_
 from qvl_attn.cli.options import (
     CLIP,
     DEFAULT_MODEL,
-    DRAWING,
     MODEL,
     AttnMode,
     Cells,
@@ -47,13 +46,6 @@ class Mode(StrEnum):
     clip = "clip"
     frames = "frames"
     both = "both"
-
-
-class ScaleChoice(StrEnum):
-    """What shares a colour scale."""
-
-    clip = "clip"
-    frame = "frame"
 
 
 def video(
@@ -117,10 +109,7 @@ def video(
     heads: options.Heads = None,
     store_heads: options.StoreHeads = HeadDtype.float32,
     answer: options.Answer = None,
-    clip_scale: Annotated[
-        ScaleChoice,
-        typer.Option("--scale", help="Colour scale: one for the clip, or one for each frame.", rich_help_panel=DRAWING),
-    ] = ScaleChoice.clip,
+    scale: options.ClipScale = None,
     smooth: options.Smooth = False,
     side_by_side: options.SideBySide = False,
     colormap: options.Colormap = Colors.inferno,
@@ -158,7 +147,7 @@ def video(
         if not os.path.isdir(media):  # noqa: PTH112
             options.refuse(ctx, ("source_fps",), "is for a folder of frames, and this clip is a file")
         plan_frames(video, clip_settings)
-        saving = Saving(out, drawing_of(ctx), overwrite)
+        saving = Saving(out, drawing_of(ctx, pictures=False, clips=True), overwrite)
         load_options, typed = options.typed(ctx, LoadOptions), options.typed(ctx, QuestionOptions)
         results = find_saved([video], texts, saving, {**typed, "clip": clip_settings}, model, **load_options)
         if results is None:

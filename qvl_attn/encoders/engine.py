@@ -11,7 +11,6 @@ from typing import Any, Self, Unpack
 
 import numpy as np
 
-from qvl_attn.core.errors import InputError
 from qvl_attn.core.runtime import Progress, Stages, loading, no_progress
 from qvl_attn.core.text import argument
 from qvl_attn.core.turns import Turns
@@ -28,7 +27,7 @@ from qvl_attn.encoders.loading import (
     load_spec,
     load_tokenizer,
 )
-from qvl_attn.encoders.record import EncoderProvenance, EncoderSettings, SaliencyMap, patches_at
+from qvl_attn.encoders.record import EncoderProvenance, EncoderSettings, SaliencyMap, check_layer, patches_at
 from qvl_attn.encoders.result import EncoderResult
 from qvl_attn.encoders.saliency import SaliencyTarget, check_saliency, saliency
 from qvl_attn.encoders.spec import EncoderSpec, held_bytes, pass_bytes, states_bytes
@@ -142,8 +141,7 @@ class EncoderEngine:
             InputError: a setting or the picture is invalid.
             MemoryLimitError: the run cannot fit into memory.
         """
-        if settings.layer is not None and not 0 <= settings.layer < self.spec.layers:
-            raise InputError(f"{argument('layer', settings.layer)}: the encoder has layers 0 to {self.spec.layers - 1}")
+        check_layer(settings.layer, self.spec.layers)
         if settings.embeddings:
             check_available()
         self.saliency_target(settings)

@@ -121,6 +121,20 @@ def with_options(settings: EncoderSettings | None, options: Mapping[str, object]
     return replace(settings or EncoderSettings(), **typed)
 
 
+def check_layer(layer: int | None, layers: int) -> None:
+    """Check the layer whose heads are drawn one by one.
+
+    Args:
+        layer: its number; None for the last.
+        layers: how many layers the encoder has.
+
+    Raises:
+        InputError: the encoder has no such layer.
+    """
+    if layer is not None and not 0 <= layer < layers:
+        raise InputError(f"{argument('layer', layer)}: the encoder has layers 0 to {layers - 1}")
+
+
 def _points(at: Sequence[Sequence[float]]) -> tuple[tuple[float, float], ...]:
     try:
         pairs = of_type("at", [(x, y) for x, y in at], Sequence[Sequence[float]])

@@ -16,7 +16,7 @@ from qvl_attn.core.types import HeatMap, Media, Source
 from qvl_attn.encoders.codec import GRID_DTYPE, KIND, record_arrays, record_from, record_json
 from qvl_attn.encoders.figures import DrawnEncoderResult, draw_encoder_result, reconstruction_file
 from qvl_attn.encoders.page import encoder_html
-from qvl_attn.encoders.record import EncoderProvenance, EncoderRecord, EncoderSettings
+from qvl_attn.encoders.record import EncoderProvenance, EncoderRecord, EncoderSettings, check_layer, with_options
 from qvl_attn.render.style import Drawing
 from qvl_attn.results.added import settings_key
 from qvl_attn.results.codec import base_name
@@ -29,6 +29,12 @@ class EncoderResult(EncoderRecord, StoredResult):
 
     kinds: ClassVar = (KIND,)
     remedy: ClassVar = f"run the command again with {argument('overwrite', True)}, or name another folder"
+    choices: ClassVar = ("layer", "over")
+
+    def _with_choices(self, **choices: Any) -> Self:
+        settings = with_options(self.settings, choices)
+        check_layer(settings.layer, self.attention.layer_count)
+        return self if settings == self.settings else replace(self, settings=settings)
 
     def _title(self) -> str:
         return f"{base_name(self.media[0].source)} — {self.provenance.model}"

@@ -48,18 +48,21 @@ class EncoderRequest:
     settings: EncoderSettings
 
 
-def request(picture: PictureLike, settings: EncoderSettings, clip: ClipSettings | None = None) -> EncoderRequest:
+def request(
+    picture: PictureLike, settings: EncoderSettings, clip: ClipSettings | None = None, *, keep: bool = False
+) -> EncoderRequest:
     """Return a request, after a check that the picture can be read, or the clip opened and its frames found.
 
     Args:
         picture: path of a picture, a clip or a folder of numbered frames, or another `PictureLike`.
         settings: settings of the run.
         clip: which frames are sampled, if it is a clip.
+        keep: whether a picture stays in memory, so that it is decoded once for its name, the checks and the run.
 
     Raises:
         InputError: it cannot be read, or has no such frames.
     """
-    if not is_path(picture):
+    if not is_path(picture) or (keep and not moves(picture)):
         media = load_given(picture, settings.stretch)
         return EncoderRequest(media, media, settings if media.clip else replace(settings, clip=None))
     if not moves(picture):

@@ -58,10 +58,12 @@ class StoredResult(Record, ABC):
     Attributes:
         kinds: what `kind` in `result.json` may be.
         remedy: what to do if a folder is damaged.
+        choices: the arguments of `redrawn` that choose another headline.
     """
 
     kinds: ClassVar[tuple[str, ...]]
     remedy: ClassVar[str]
+    choices: ClassVar[tuple[str, ...]] = ()
 
     def save(
         self,
@@ -123,6 +125,10 @@ class StoredResult(Record, ABC):
             media = tuple(media_from(path, i, item) for i, item in enumerate(value["media"]))
             return cls._from_folder(path, value, read_npz(path / ARRAYS_FILE), media)
 
+    def _left_behind(self, drawn: Self) -> list[str]:
+        """Return what its redrawn version drops because it belongs to another map, a name each."""
+        return []
+
     def page(self, notes: Sequence[str] = ()) -> str:
         """Return the HTML page of the result.
 
@@ -170,6 +176,18 @@ class StoredResult(Record, ABC):
         write_png(folder / "timeline.png", drawn.timeline())
         files += ["timeline.png", *write_sampled_frames(folder, self.media[0]), *self._write_parts(folder)]
         return files, notes
+
+    def _with_choices(self, **choices: Any) -> Self:
+        """Return the result with another headline.
+
+        Args:
+            choices: by name, of `choices`; those that were made.
+
+        Raises:
+            InputError: the result has no such layer, head, query or method.
+            CaptureError: there is no attention to draw.
+        """
+        return self
 
     def _as_stored(self) -> Self:
         """Return the result with its arrays as the folder stores them, so that a page made from it is the same."""

@@ -1,4 +1,4 @@
-"""Redrawing of a saved result with other layers, heads, query or method, from its saved arrays: no model, no torch.
+"""Another headline of a saved result: layers, heads, query or method, from its arrays.
 
 Layers, heads or a query named without a method select plain attention. A method's map is drawn as saved, for the query
 that was asked. If plain attention replaces a method, the new result drops methods and faithfulness, which belong to
@@ -7,58 +7,36 @@ other maps.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from qvl_attn.attribution.faithfulness import CONTROLS, Curves
 from qvl_attn.attribution.methods.registry import METHODS
 from qvl_attn.attribution.selection import Query
-from qvl_attn.attribution.settings import Headline, Settings
+from qvl_attn.attribution.settings import Headline
 from qvl_attn.core.errors import InputError
-from qvl_attn.core.options import of_type
-from qvl_attn.core.text import argument, pluralize
-from qvl_attn.core.types import Media
-from qvl_attn.media.given import PictureLike, is_path, listed, load_given
-from qvl_attn.media.image import check_local
-from qvl_attn.media.sampling import ClipSettings
-from qvl_attn.vqa.result import Result
+from qvl_attn.core.text import argument
+from qvl_attn.vqa.record import VqaRecord
 
 PLAIN = "mean"  # the method that is plain attention and therefore always available
+R = TypeVar("R", bound=VqaRecord)
 
 
-def redrawn(
-    result: Result,
-    *,
+def with_headline(
+    result: R,
     layers: str | int | Sequence[int] | None = None,
     heads: str | None = None,
     query: str | None = None,
     method: str | None = None,
-    media: PictureLike | Sequence[PictureLike] = (),
-) -> Result:
-    """Return the same result with another headline, ready to be saved.
-
-    Args:
-        result: a saved result, itself redrawn or not.
-        layers: as in `Result.heatmaps`; the headline becomes plain attention.
-        heads: like `layers`.
-        query: as in `Result.heatmaps`; without a method, the headline becomes plain attention.
-        method: a saved method, whose map is for the query that was asked, or `mean` for plain attention.
-        media: the original, or the originals in prompt order, if the saved copies are not enough.
-
-    Raises:
-        InputError: a layer, head, query or method does not exist in the result, or a file is not the original.
-        CaptureError: there is no attention to draw.
-    """
-    of_type("method", method, str | None)
+) -> R:
+    """Return a result with another headline: see `results.redraw.redrawn`."""
     if method is not None and (layers is not None or heads is not None):
         other = argument("layers" if layers is not None else "heads")
         raise InputError(
             f"{argument('method', method)} cannot be combined with {other}", f"{other} alone selects plain attention"
         )
     headline, parsed_query = result.chosen(layers, heads, query)
-    if originals := listed("media", media):
-        result = replace(result, media=_originals(result, originals))
     if method in result.settings.methods and query in (None, result.settings.query):
         return _with_first(result, method)
     if method not in (None, PLAIN):
@@ -68,13 +46,13 @@ def redrawn(
     return _plain(result, None if layers is heads is None else headline, parsed_query)
 
 
-def left_behind(saved: Result, drawn: Result) -> list[str]:
+def left_behind(saved: VqaRecord, drawn: VqaRecord) -> list[str]:
     """Return the parts of a saved result that its redrawn version drops because they belong to another map."""
     dropped = [f"method {method.method}" for method in saved.methods if method not in drawn.methods]
     return dropped + ["faithfulness"] * (saved.settings.faithfulness and not drawn.settings.faithfulness)
 
 
-def _plain(result: Result, headline: Headline | None, query: Query) -> Result:
+def _plain(result: R, headline: Headline | None, query: Query) -> R:
     """Return the result with plain attention as the headline, also in its passes; of None with its own headline.
 
     With a headline the profile is dropped, as when a question names layers or heads; `layers` still lists the captured
@@ -102,7 +80,7 @@ def _plain(result: Result, headline: Headline | None, query: Query) -> Result:
     )
 
 
-def _with_first(result: Result, method: str) -> Result:
+def _with_first(result: R, method: str) -> R:
     """Return the result with the map of a saved method as the headline."""
     names = (method, *(name for name in result.settings.methods if name != method))
     by_name = {saved.method: saved for saved in result.methods}
@@ -119,7 +97,7 @@ def _in_order(curves: Curves, names: tuple[str, ...]) -> Curves:
     return Curves(names, curves.logprobs[[curves.names.index(name) for name in names]])
 
 
-def _method_error(result: Result, method: str, query: str | None) -> InputError:
+def _method_error(result: VqaRecord, method: str, query: str | None) -> InputError:
     """Return the error for a method that the result cannot show."""
     saved = result.settings.methods
     if method not in METHODS:
@@ -136,35 +114,3 @@ def _method_error(result: Result, method: str, query: str | None) -> InputError:
         f"{argument('query', query)}: the map of method {method} {reason}",
         f"drop {argument('query')} or {argument('method')}",
     )
-
-
-def _originals(result: Result, given: Sequence[PictureLike]) -> tuple[Media, ...]:
-    """Return the pictures, or the clip, with their originals."""
-    if len(given) != len(result.media):
-        count = pluralize(len(result.media), result.media[0].kind)
-        raise InputError(
-            f"{argument('media')} names {len(given)}, and the result has {count}", "name all of them, in prompt order"
-        )
-    return tuple(_original(medium, each, result.settings) for medium, each in zip(result.media, given, strict=True))
-
-
-def _original(media: Media, given: PictureLike, settings: Settings) -> Media:
-    try:
-        if media.clip is None or not is_path(given):
-            picture = load_given(given, settings.stretch)
-            sha256, original = picture.sha256, replace(media, frames=picture.frames)
-        else:
-            from qvl_attn.media.video import open_clip  # loads PyAV
-
-            sha256 = open_clip(given, (settings.clip or ClipSettings()).source_fps).sha256
-            original = replace(media, path=os.fspath(given))
-    except InputError as error:
-        kind = "picture" if media.clip is None else "clip"
-        raise InputError(f"{argument('media')} {error.message}", f"name the {kind} that was asked about") from None
-    if sha256 != media.sha256:
-        name = check_local(os.fspath(given)) if is_path(given) else picture.source
-        raise InputError(
-            f"{argument('media')} {name}: not the file that was asked about",
-            f"name the file with sha256 {media.sha256}",
-        )
-    return original

@@ -22,6 +22,7 @@ from qvl_attn.vqa.codec import pass_folder, record_arrays, record_from, record_j
 from qvl_attn.vqa.figures import DrawnResult, draw_result
 from qvl_attn.vqa.page import result_html
 from qvl_attn.vqa.record import VqaRecord
+from qvl_attn.vqa.redraw import left_behind, with_headline
 
 # Provenance fields that distinguish results of the same question about the same picture.
 IDENTITY = ("qvl_attn", "transformers", "model", "revision", "dtype", "device", "attention")
@@ -33,8 +34,16 @@ class Result(VqaRecord, StoredResult):
 
     kinds: ClassVar = ("ask", "video")
     remedy: ClassVar = f"ask again with {argument('overwrite', True)}"
+    choices: ClassVar = ("layers", "heads", "query", "method")
 
     passes: tuple[Result, ...] = ()
+
+    def _left_behind(self, drawn: Self) -> list[str]:
+        """Return what its redrawn version drops because it belongs to another map, a name each."""
+        return left_behind(self, drawn)
+
+    def _with_choices(self, **choices: Any) -> Self:
+        return with_headline(self, **choices)
 
     def _title(self) -> str:
         return f"{self.question} — {self.mapped_answer}"

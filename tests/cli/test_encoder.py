@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from qvl_attn import Drawing
 from qvl_attn.cli.app import app
 from qvl_attn.encoders import engine as encoder_engine
 from qvl_attn.encoders import inputs as encoder_inputs
@@ -189,6 +190,7 @@ def test_every_option_arrives(tmp_path, monkeypatch):
     words = "--at 40,30 --at 20.5,10 --layer 1 --over max --embeddings tsne,pca --saliency --text cat --text dog"
     words += " --seed 5 --min-pixels 2000 --max-pixels 6000 --fps 5 --max-frames 4 --start 0.1 --end 0.5"
     words += " --scale frame --smooth --side-by-side --colormap jet --alpha 0.25 --interp cells --blur 0.5"
+    words += " --denoise rank-gaussian"
     words += " --top-percent 60 --draw-size 99 --dtype float32"
     done = run(media_dir() / "clip.mp4", *words.split(), "--out", tmp_path, "--json", model="clip")
     assert done.exit_code == 0, done.output
@@ -200,7 +202,29 @@ def test_every_option_arrives(tmp_path, monkeypatch):
     (drawing,) = drawings
     assert (drawing.clip_scale, drawing.smooth, drawing.side_by_side, drawing.colormap) == ("frame", True, True, "jet")
     assert (drawing.alpha, drawing.interp, drawing.blur_cells, drawing.top_percent) == (0.25, "cells", 0.5, 60)
-    assert drawing.draw_size_px == 99
+    assert (drawing.draw_size_px, drawing.denoise) == (99, "rank-gaussian")
+
+
+def test_the_scale_of_pictures_and_of_clips(tmp_path):
+    """Of both together each scale belongs to its own kind; without that kind it is refused."""
+    paths = media_dir() / "a.png", media_dir() / "clip.mp4"
+    for scale, field in (("shared", "scale"), ("frame", "clip_scale")):
+        done = run(*paths, "--scale", scale, "--max-frames", 2, "--out", tmp_path, "--json")
+        assert done.exit_code == 0, done.output
+        for line in done.stdout.splitlines():
+            folder = Path(json.loads(line)["folder"])
+            assert EncoderResult.load(folder).folder(tmp_path, Drawing(**{field: scale})) == folder
+    assert "--scale frame is for clips, and no clip is drawn" in refused(paths[0], "--scale", "frame")
+    assert "--scale shared is for pictures, and no picture is drawn" in refused(paths[1], "--scale", "shared")
+
+
+def test_one_picture_is_decoded_once(tmp_path, monkeypatch):
+    opened, load = [], media_image.load_picture
+    for module in ("encoders.session", "media.given"):
+        monkeypatch.setattr(f"qvl_attn.{module}.load_picture", lambda *args: opened.append(1) or load(*args))
+    for _ in range(2):
+        assert run(media_dir() / "a.png", "--out", tmp_path).exit_code == 0
+    assert len(opened) == 2, "once for the run, and once to find it again"
 
 
 def test_a_class_is_printed(tmp_path):
@@ -265,6 +289,7 @@ FAULTS = [
         (("--input-dir", "{.}", *words.split()), f"{words.split()[0]} is for single pictures and clips")
         for words in (
             *("--colormap jet", "--alpha 0.2", "--interp cells", "--blur 1", "--top-percent 50", "--draw-size full"),
+            "--denoise median",
             *("--scale frame", "--smooth", "--side-by-side", "--fps 1", "--max-frames 5", "--start 1", "--end 3"),
             "--source-fps 10",
         )

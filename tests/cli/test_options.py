@@ -22,6 +22,7 @@ from qvl_attn.cli.estimate import estimate
 from qvl_attn.cli.options import AttnMode, Cells
 from qvl_attn.cli.render import render
 from qvl_attn.cli.video import video
+from qvl_attn.core.errors import InputError
 
 # By command: the TypedDicts that it takes, and of each what the command does not have.
 TAKEN = {
@@ -34,15 +35,16 @@ TAKEN = {
         "VideoOptions": "query method faithfulness answer stretch seed store_heads source_fps mode window stride",
         "ClipOptions": "source_fps mode window stride",
     },
+    render: {"RedrawOptions": ""},
 }
-PARSED = ("at", "embeddings")  # by the command itself
+PARSED = ("at", "embeddings", "scale")  # by the command itself
 PAIRS = [(command, name) for command, taken in TAKEN.items() for name in taken]
 # The fields of a Drawing that a command does not have, or that it parses itself.
 NOT_DRAWN = {
     ask: "draw_size_px clip_scale smooth side_by_side",
-    video: "draw_size_px scale",
-    encoder: "draw_size_px scale denoise",
-    render: "draw_size_px scale clip_scale",
+    video: "draw_size_px clip_scale",
+    encoder: "draw_size_px clip_scale",
+    render: "draw_size_px clip_scale",
 }
 
 
@@ -101,19 +103,55 @@ def test_what_was_typed_is_drawn():
     @app.command()
     def command(
         ctx: typer.Context,
+        kinds: str,
         alpha: options.Alpha = 0.5,
         blur_cells: options.Blur = 0.0,
         interp: options.Interp = Cells.linear,
         denoise: options.Denoise = None,
+        scale: options.Scale = None,
+        smooth: options.Smooth = False,
         draw_size: options.DrawSize = "1280",
     ) -> None:
-        drawn.append(options.drawing_of(ctx, smooth=True))
+        drawn.append(options.drawing_of(ctx, pictures="pictures" in kinds, clips="clips" in kinds))
+
+    def run(*arguments):
+        return CliRunner().invoke(app, arguments, catch_exceptions=False)
 
     typed = ["--alpha", "0.25", "--blur", "2", "--interp", "cells", "--denoise", "median", "--draw-size", "full"]
-    for arguments in [], typed:
-        assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
-    assert drawn[0] == Drawing(smooth=True)
-    assert drawn[1] == Drawing(
-        alpha=0.25, blur_cells=2.0, interp="cells", denoise="median", draw_size_px=0, smooth=True
-    )
+    for arguments in [], typed, ["--scale", "frame", "--smooth"]:
+        assert run("clips", *arguments).exit_code == 0
+    assert drawn[0] == Drawing()
+    assert drawn[1] == Drawing(alpha=0.25, blur_cells=2.0, interp="cells", denoise="median", draw_size_px=0)
     assert type(drawn[1].denoise) is str
+    assert drawn[2] == Drawing(clip_scale="frame", smooth=True)
+    for scale, kinds in [("layer", "pictures"), ("shared", "pictures clips"), ("frame", "pictures clips")]:
+        assert run(kinds, "--scale", scale).exit_code == 0
+    assert [(each.scale, each.clip_scale) for each in drawn[3:]] == [
+        ("layer", "clip"),
+        ("shared", "clip"),
+        ("layer", "frame"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "typed", "says"),
+    [
+        ("pictures", ["--scale", "clip"], "`scale='clip'` is for clips, and no clip is drawn"),
+        ("clips", ["--scale", "shared"], "`scale='shared'` is for pictures, and no picture is drawn"),
+        ("pictures", ["--smooth"], "`smooth` is for clips, and no clip is drawn"),
+    ],
+)
+def test_options_of_clips_and_of_pictures_are_told_apart(kinds, typed, says):
+    app = typer.Typer()
+
+    @app.command()
+    def command(
+        ctx: typer.Context,
+        scale: options.Scale = None,
+        smooth: options.Smooth = False,
+        draw_size: options.DrawSize = "1280",
+    ) -> None:
+        options.drawing_of(ctx, pictures=kinds == "pictures", clips=kinds == "clips")
+
+    with pytest.raises(InputError, match=re.escape(says)):
+        CliRunner().invoke(app, typed, catch_exceptions=False)

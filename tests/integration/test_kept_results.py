@@ -21,11 +21,11 @@ from qvl_attn.evaluation.summary import summarise
 from qvl_attn.kinds import read_saved
 from qvl_attn.render.style import Drawing
 from qvl_attn.report import make_report
+from qvl_attn.results.redraw import redrawn
 from qvl_attn.results.result import request_folder
 from qvl_attn.results.run_folder import open_run
 from qvl_attn.vqa.codec import record_json
 from qvl_attn.vqa.figures import draw_result
-from qvl_attn.vqa.redraw import redrawn
 from qvl_attn.vqa.result import request_key
 from tests.helpers.encoder_records import encoder_folder
 from tests.helpers.kept import KEPT, write_kept

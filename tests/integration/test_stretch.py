@@ -14,7 +14,7 @@ from qvl_attn import Encoder, Result
 from qvl_attn.cli.app import app
 from qvl_attn.encoders.result import EncoderResult
 from qvl_attn.media.image import load_picture
-from qvl_attn.vqa.redraw import redrawn
+from qvl_attn.results.redraw import redrawn
 from tests.helpers.check_runs import invoke, without_drawings
 from tests.helpers.loading import without_loading
 

@@ -25,8 +25,9 @@ from qvl_attn import (
     METHODS, Analyzer, AskOptions, AskVideoOptions, Cancel, Cancelled, Capture, CheckOptions, ClipOptions, ClipSettings,
     CommonOptions, Curves, Drawing, EncodeOptions, Encoder, EncoderAttention, EncoderFolderOptions, EncoderOptions,
     EncoderResult, EncoderSettings, Estimate, HeatMap, LoadOptions, Media, Method, MethodMap, OnToken, PictureLike,
-    Progress, QuestionOptions, QvlAttnError, Result, Sample, SamplingOptions, Saved, SaveOptions, Settings,
-    VideoOptions, VqaProvenance, __version__, compare_runs, load_samples, make_report, merge_runs, redrawn, run_session,
+    Progress, QuestionOptions, QvlAttnError, RedrawOptions, Result, Sample, SamplingOptions, Saved, SaveOptions,
+    Settings, VideoOptions, VqaProvenance, __version__, compare_runs, load_samples, make_report, merge_runs, redrawn,
+    run_session,
 )
 from qvl_attn.only_in_the_wheel import HERE
 
@@ -70,7 +71,8 @@ def ask(picture: Path, out: Path) -> Result:
     assert_type(analyzer.ask_video("clip.mp4", "what moves?", **of_a_clip), Result)
     assert_type(METHODS["mean"], Method)
     assert_type(METHODS["mean"].shows, str)
-    assert_type(redrawn(result, layers=[1, 2], query="last", media=[picture]), Result)
+    headline: RedrawOptions = {"layers": [1, 2], "query": "last"}
+    assert_type(redrawn(result, media=[picture], **headline), Result)
     try:
         folder = result.save(out, Drawing(alpha=0.4), overwrite=True)
     except QvlAttnError as error:
@@ -252,7 +254,7 @@ def test_a_users_program_is_checked_by_mypy(program):
     errors = [line.partition(": error: ") for line in out.splitlines() if ": error: " in line]
     assert [place for place, _, _ in errors] == MISTAKEN, out
     kinds = {text.rpartition("[")[2].rstrip("]") for _, _, text in errors}
-    assert kinds == {"assignment", "call-arg", "arg-type", "attr-defined", "typeddict-unknown-key"}, out
+    assert kinds == {"assignment", "call-arg", "arg-type", "attr-defined", "type-var", "typeddict-unknown-key"}, out
 
 
 def test_a_users_program_is_checked_by_basedpyright(program):

@@ -21,8 +21,8 @@ from qvl_attn.attribution.profiles import Profile, Shape
 from qvl_attn.cli.app import app
 from qvl_attn.core.errors import InputError
 from qvl_attn.kinds import read_saved
+from qvl_attn.results.redraw import redrawn
 from qvl_attn.vqa.figures import draw_result, headline_caption
-from qvl_attn.vqa.redraw import redrawn
 from tests.conftest import CLIP_FPS, numbered_frames
 
 QUESTION = "how many cats?"
@@ -399,7 +399,7 @@ def test_mean_is_always_there(demo, cats, plain, tmp_path):
         (["--query", "all"], "--query all: unknown"),
         (["--alpha", "7"], "error: --alpha 7: want 0 to 1"),
         (["--draw-size", "small"], "--draw-size small"),
-        (["--scale", "frame"], "--scale frame is for clips, and this result is of a picture"),
+        (["--scale", "frame"], "--scale frame is for clips, and no clip is drawn hint: use --scale layer or shared"),
         (["--smooth"], "--smooth is for clips"),
         (["--side-by-side"], "--side-by-side is for clips"),
         (["--media", "nowhere.png"], "nowhere.png does not exist"),
@@ -494,7 +494,7 @@ def test_the_original_gives_full_size(demo, make_picture, tmp_path):
 def test_only_the_original_will_do(saved, cats, wide, tmp_path):
     assert "--media names 1, and the result has 2 pictures" in refused(saved, "--media", cats)
     says = refused(saved, "--media", wide, "--media", cats)
-    assert f"--media {wide}: not the file that was asked about" in says
+    assert f"--media {wide}: not the file of the result" in says
     assert result_json(saved)["media"][0]["sha256"] in says
     folder = render(saved, "--layers", 1, "--media", cats, "--media", wide, "-o", tmp_path)
     assert (folder / "picture_2.png").read_bytes() == (saved / "picture_2.png").read_bytes()
@@ -503,7 +503,7 @@ def test_only_the_original_will_do(saved, cats, wide, tmp_path):
 def test_a_clip_is_not_the_original_of_a_picture(plain, clip_path):
     says = refused(plain, "--media", clip_path)
     assert f"--media {clip_path}" in says
-    assert "hint: name the picture that was asked about" in says
+    assert "hint: name the picture of the result" in says
 
 
 def test_a_clip_with_its_file_is_drawn_as_it_was(clips, clip_path, tmp_path):
@@ -544,7 +544,7 @@ def test_a_clips_own_options(clips, clip_path, tmp_path):
     with av.open(str(wide / "heatmap.mp4")) as exported, av.open(str(clips["clip"] / "heatmap.mp4")) as old:
         assert exported.streams.video[0].width == 2 * old.streams.video[0].width + 8
         assert exported.streams.video[0].frames == 8
-    assert "--scale shared is for pictures, and this result is of a clip" in refused(clips["clip"], "--scale", "shared")
+    assert "--scale shared is for pictures, and no picture is drawn" in refused(clips["clip"], "--scale", "shared")
     for pass_mode in ("windows", "frames"):
         assert "has an answer of its own" in refused(clips[pass_mode], "--query", "answer")
     assert (
@@ -565,10 +565,10 @@ def test_the_pictures_of_a_clips_answer_are_of_the_headlines_heads(demo, clip_pa
 
 
 def test_another_clip_will_not_do(clips, clip_file, cats):
-    assert "not the file that was asked about" in refused(clips["clip"], "--media", clip_file(8))
+    assert "not the file of the result" in refused(clips["clip"], "--media", clip_file(8))
     says = refused(clips["clip"], "--media", cats)
     assert f"--media {cats} is a picture that does not move" in says
-    assert "hint: name the clip that was asked about" in says
+    assert "hint: name the clip of the result" in says
 
 
 def test_a_fault_while_it_is_written_leaves_nothing(plain, tmp_path, monkeypatch):

@@ -15,8 +15,8 @@ from qvl_attn.encoders.result import EncoderResult
 from qvl_attn.kinds import read_saved
 from qvl_attn.render.style import Drawing
 from qvl_attn.report import make_report
+from qvl_attn.results.redraw import redrawn
 from qvl_attn.vqa.figures import draw_result
-from qvl_attn.vqa.redraw import redrawn
 from tests.helpers.kept import kept_files, write_kept
 from tests.helpers.mutations import mutate_array, mutate_bytes, mutate_json
 
