@@ -18,6 +18,10 @@ IntArray = NDArray[np.int64]
 ROLES = ("system", "question", "template", "vision", "last", "answer")
 
 
+# More frames than a clip may have (a day and a half at 30 a second); more seconds, and frames a second, than any has.
+MAX_FRAMES, MAX_S, MAX_FPS = 4_000_000, 1e9, 1e9
+
+
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ValueError(message)
@@ -58,9 +62,12 @@ class ClipFacts:
     skipped_s: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        _require(0 <= self.start_s < self.end_s, f"start {self.start_s} s, end {self.end_s} s")
-        _require(min(self.rate_fps, self.sampled_fps) > 0, f"rates {self.rate_fps}, {self.sampled_fps}")
-        _require(len(self.frame_indices) > 0 and min(self.frame_indices) >= 0, "frame_indices: none, or negative")
+        _require(0 <= self.start_s < self.end_s <= MAX_S, f"start {self.start_s} s, end {self.end_s} s")
+        _require(0 < self.rate_fps <= MAX_FPS, f"rate_fps {self.rate_fps}")
+        _require(0 < self.sampled_fps <= MAX_FPS, f"sampled_fps {self.sampled_fps}")
+        ascending = list(self.frame_indices) == sorted(self.frame_indices)
+        _require(bool(self.frame_indices) and ascending, "frame_indices: none, or not ascending")
+        _require(self.frame_indices[0] >= 0 and self.frame_indices[-1] < MAX_FRAMES, "frame_indices: out of range")
 
 
 class Source(Protocol):
@@ -110,7 +117,7 @@ class Media:
         _require_array("times_s", self.times_s, np.float64, (len(self.frames),))
         _require(self.frames.size > 0, "frames: empty")
         _require(min(self.size_px) > 0, f"size_px: {self.size_px}")
-        _require(bool(np.isfinite(self.times_s).all()), "times_s: not finite")
+        _require(bool((np.abs(self.times_s) <= MAX_S).all()), "times_s: out of range")
         _require((self.kind == "clip") == (self.clip is not None), f"kind {self.kind!r}: only a clip has clip facts")
         _require(
             self.clip is None or len(self.clip.frame_indices) == len(self.frames), "frame_indices: not one per frame"

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.text import argument
+from qvl_attn.core.types import MAX_FRAMES
 from qvl_attn.media.video_source import Pixels, Size, VideoSource
 
 DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,mpegts,mpeg,asf,ogg"
@@ -37,7 +38,6 @@ MAX_FRAME_PIXELS = 8192 * 4320
 THREADS = 1
 # Formats in which a seek lands on the requested frame, or on one before it.
 SEEKABLE = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
-MAX_FRAMES = 4_000_000  # a day and a half at 30 a second
 COPY_AGAIN = "it is cut short or broken: copy or download it again"
 # Used if neither the container nor its stream has a frame rate.
 UNKNOWN_RATE_FPS = 25.0

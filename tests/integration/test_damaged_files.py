@@ -167,6 +167,28 @@ def test_a_value_of_another_kind_in_a_result_is_damage(tmp_path, change, message
 
 
 @pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"frame_indices": [0, 8, 16, 2**40]}, "frame_indices: out of range"),
+        ({"frame_indices": [0, 8, 16, 10**40]}, "frame_indices: out of range"),
+        ({"frame_indices": [-1, 8, 16, 24]}, "frame_indices: out of range"),
+        ({"frame_indices": [0, 16, 8, 24]}, "frame_indices: none, or not ascending"),
+        ({"end_s": 1e300}, "end 1e+300 s"),
+        ({"rate_fps": 1e300}, "rate_fps 1e+300"),
+        ({"sampled_fps": 1e300}, "sampled_fps 1e+300"),
+    ],
+)
+def test_facts_that_no_clip_has_are_damage(tmp_path, change, message):
+    """Room for as many frames as the last index says was made before anything was compared with it."""
+    result = json.loads(kept_files("video")["result.json"])
+    result["media"][0]["clip"] |= change
+    folder = write_kept("video", tmp_path / "result", **{"result.json": json.dumps(result).encode()})
+    with pytest.raises(StoreError) as error:
+        read_saved(folder)
+    assert message in one_line(error)
+
+
+@pytest.mark.parametrize(
     ("facts", "message"),
     [
         ({"model": {**RUN["facts"]["model"], "layer_count": 10**9}}, "facts.model.layer_count: expected int <= 65536"),

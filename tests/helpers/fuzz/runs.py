@@ -9,9 +9,9 @@ from pathlib import Path
 
 from qvl_attn.cli.gate import apply_gate
 from qvl_attn.cli.tables import check_table
-from qvl_attn.core.files import read_json
 from qvl_attn.evaluation.compare import compare_runs, csv_rows, read_runs
 from qvl_attn.evaluation.sharding import merge_runs
+from qvl_attn.evaluation.summary_json import read_summary
 from qvl_attn.report import make_report
 from qvl_attn.results.run_folder import SUMMARY_FILE, open_run
 from qvl_attn.results.store import damage
@@ -60,7 +60,7 @@ def _merge(folder: Path, rng: random.Random) -> None:
 
 
 def _print(folder: Path, rng: random.Random) -> None:
-    summary = read_json(folder / SUMMARY_FILE)
+    summary = {**read_summary(folder)}
     with damage(folder / SUMMARY_FILE):  # as `check` does
         check_table(summary, folder, None)
         try:
