@@ -15,6 +15,7 @@ from qvl_attn.evaluation.rows import read_all_scores
 from qvl_attn.evaluation.summary_json import SUMMARY_REMEDY, read_summary
 from qvl_attn.kinds import check_whole, read_saved
 from qvl_attn.render.html.page import REPORT_FILE
+from qvl_attn.results.page_data import results_html
 from qvl_attn.results.run_folder import ROWS_FILE, RUN_FILE, SUMMARY_FILE, read_finished_run
 from qvl_attn.results.store import RESULT_FILE, damage
 
@@ -62,12 +63,8 @@ def _html(folders: Sequence[Path]) -> str:
     if checks:
         return _check_html(checks[0])
     results = [read_saved(folder) for folder in folders]
-    first = results[0]
-    other = next((folder for folder, each in zip(folders, results, strict=True) if type(each) is not type(first)), None)
-    if other is not None:
-        raise InputError(f"{other} is a result of another kind than {folders[0]}", "name results of one kind")
     with damage(", ".join(str(folder / RESULT_FILE) for folder in folders)):
-        return type(first).pages(results, [_notes(folder) for folder in folders])
+        return results_html(results, [_notes(folder) for folder in folders])
 
 
 def _check_html(folder: Path) -> str:

@@ -20,26 +20,28 @@ NUMBER = re.compile(r"(?<![\w.])[-+]?\d*\.?\d+")
 CARRIED = re.compile(r'<script type="(?:application/json|text/plain)" id="([^"]+)">(.*?)</script>', re.DOTALL)
 INLINE = re.compile(r"data:image/jpeg;base64,([A-Za-z0-9+/=]+)")
 
-# What is done on a page, one after another: a control, and its value, the number of an option, or None for a click. A
-# comma stands between the names that a control has on different pages. What a page lacks is passed over.
+# What is done on a page, one after another: a control, and its value, what the text of its option begins with, or None
+# for a click. A comma stands between the names that a control has on different pages. What a page lacks is passed over.
 Action = tuple[str, str | int | float | None]
 STATES: dict[str, list[Action]] = {
     "start": [],
     "layer": [("#layer", 1)],
-    "viridis, cells": [("#colormap", "viridis"), ("#interp", "cells")],
-    "shared scale": [("#scale", "shared")],
+    "viridis, cells": [("#colormap", "viridis"), ("#interp", "as boxes")],
+    "shared scale": [("#scale", "one for all layers")],
     "head": [("#heads td, #head-thumbs button", None)],
-    "heads joined": [("#over", 0)],
     "second frame": [("#frame, #step", 1), ("#alpha", 0.8)],
-    "scale of the frame": [("#scale", "frame")],
-    "own scale": [("#scale", "own"), ("#interp", "linear")],
+    "scale of the frame": [("#scale", "each frame")],
+    "own scale": [("#scale", "this map"), ("#interp", "smooth")],
     "word": [(".word", None)],
-    "query": [("#queries button:nth-child(2)", None)],
+    "query": [("#queries button:nth-child(3)", None)],
+    "similarity": [("select#map, #kind", "cosine similarity")],
+    "saliency": [("select#map, #kind", "Grad-CAM")],
+    "attention": [("select#map, #kind", "attention")],
     "cell": [(".picture", None)],
-    "map": [("#map, #kind", 1)],
-    "input": [("#back", None)],
+    "input": [("#back, #input", None)],
+    "method": [("select#map, #kind", "relative")],
     "side by side": [("#compare", None)],
-    "result": [("#questions button:nth-child(2)", None)],
+    "result": [("#questions button:nth-child(2), #results button:nth-child(2)", None)],
     "card": [(".sample .open", None)],
 }
 ACT = """([selector, value]) => {
@@ -52,9 +54,11 @@ ACT = """([selector, value]) => {
     );
     return true;
   }
-  if (typeof value === "number" && control.options) control.selectedIndex = value;
-  else control.value = value;
-  if (control.options && control.selectedOptions[0]?.disabled !== false) return false;
+  if (control.options) {
+    const option = [...control.options].find((found) => found.text.startsWith(value) && !found.disabled);
+    if (!option) return false;
+    control.value = option.value;
+  } else control.value = value;
   control.dispatchEvent(new Event(control.options ? "change" : "input", { bubbles: true }));
   return true;
 }"""
@@ -89,7 +93,7 @@ LOOK = """async () => {
     canvases,
     images: all(".picture img").map((image) => image.src),
     marks: marks.filter((rects) => rects.length),
-    panels: all(".panel").map((panel) => panel.innerText).join("\\n"),
+    panels: all(".panel > :not(h2)").map((part) => part.innerText).join("\\n"),
     text: document.querySelector("main").innerText,
   };
 }"""

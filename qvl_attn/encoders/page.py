@@ -1,8 +1,7 @@
-"""The data of the page of an encoder's result: queries, maps of layers and heads, patches to click, statistics."""
+"""What the page of an encoder's result has of its own: maps by query, head and patch, its input, and statistics."""
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,8 +10,8 @@ import numpy as np
 
 from qvl_attn.attribution.heatmap import percentile_scale
 from qvl_attn.core.text import plain, shortened
-from qvl_attn.core.types import FloatArray, HeatMap
-from qvl_attn.encoders.attention import EncoderAttention, Over
+from qvl_attn.core.types import FloatArray, HeatMap, IntArray
+from qvl_attn.encoders.attention import EncoderAttention, Over, join_heads
 from qvl_attn.encoders.captions import (
     describe_joining,
     describe_layer,
@@ -24,14 +23,17 @@ from qvl_attn.encoders.figures import draw_encoder_result
 from qvl_attn.encoders.record import EncoderRecord
 from qvl_attn.encoders.statistics import statistics_of
 from qvl_attn.media.resize import Picture, resize_picture
-from qvl_attn.render.html.page import page_html
-from qvl_attn.render.html.payload import MAX_VALUES, LeftOut, Payload, drawn_px_of, jpeg
+from qvl_attn.render.html.payload import MAX_VALUES, LeftOut, Payload, drawn_px_of
 from qvl_attn.render.layout import Panel, scale_line
 from qvl_attn.render.overlay import blend, upsample
 from qvl_attn.render.style import Drawing
 from qvl_attn.results.codec import base_name
+from qvl_attn.results.page_data import PagePart, clip_data, common_data, heads_data, map_data, medium_data
 
+# The ways to join heads that a page shows after the mean, and their names in the list of maps.
 OTHERS: tuple[Over, ...] = ("max", "min")
+# The longest side of the picture that the page shows without scripts.
+STILL_PX = 640
 
 
 def page_steps(attention: EncoderAttention, left_out: LeftOut) -> list[int]:
@@ -43,95 +45,189 @@ def page_steps(attention: EncoderAttention, left_out: LeftOut) -> list[int]:
     return [int(step) for step in np.linspace(0, t - 1, min(t, most)).round()]
 
 
-def page_maps(record: EncoderRecord, steps: Sequence[int], payload: Payload, left_out: LeftOut) -> dict[str, Any]:
-    """Return the maps of a result, most important first, until the page is full.
+class _Room:
+    """How many more maps fit into a page."""
+
+    def __init__(self, cells: int) -> None:
+        self.left = MAX_VALUES // cells
+
+    def take(self, maps: int) -> bool:
+        """Take the room of some maps, if it is there."""
+        taken = maps <= self.left
+        self.left -= maps if taken else 0
+        return taken
+
+
+def encoder_page_part(record: EncoderRecord, notes: Sequence[str], payload: Payload) -> PagePart:
+    """Return the page's part of a result; its maps and pictures go into the payload.
+
+    What does not fit is left out, least important last: queries, patches to click, other joins of heads, similarity,
+    saliency, single heads.
 
     Args:
         record: the result.
-        steps: the steps of the clip that the page shows.
-        payload: the maps are added to it.
-        left_out: what does not fit is added to it.
+        notes: what the reader should know, a line each.
+        payload: maps and pictures are added to it.
     """
-    attention = record.attention
-    packer = _MapPacker(payload, steps, attention.grid[1] * attention.grid[2])
-    queries = [_query_data(record, name, steps) for name in attention.queries]
-    for name, query in zip(attention.queries, queries, strict=True):
-        if packer.has_room(attention.layer_count) or name == attention.queries[0]:
-            query["maps"]["mean"] = _layer_maps(attention, name, "mean", packer)
-        else:
-            left_out.append(["query", name])
-    included = [(name, query) for name, query in zip(attention.queries, queries, strict=True) if query["maps"]]
-    clicked = None
-    if (
-        record.patch_rows is not None
-        and record.patch_row_places is not None
-        and packer.has_room(record.patch_rows.shape[0] * record.patch_rows.shape[1])
-    ):
-        blocks = [packer.add(rows) for rows in record.patch_rows]
-        clicked = {
-            "places": record.patch_row_places.tolist(),
-            "blocks": blocks,
-            "window_tokens": _window_tokens(attention, record.patch_row_places.tolist()),
-        }
-    else:
-        left_out.append(["clicked"])
-    for name, query in included:
-        for over in OTHERS:
-            if packer.has_room(attention.layer_count):
-                query["maps"][over] = _layer_maps(attention, name, over, packer)
-            else:
-                left_out.append(["over", over, name])
-    similarity = None
-    if record.similarity is not None and record.similarity_layers is not None:
-        if packer.has_room(record.similarity.shape[0] * record.similarity.shape[1]):
-            # A cosine may be negative, a packed value may not.
-            blocks = [packer.add((layers + 1) / 2) for layers in record.similarity.swapaxes(0, 1)]
-            similarity = {"layers": record.similarity_layers.tolist(), "blocks": blocks}
-        else:
-            left_out.append(["similarity"])
-    saliency = []
-    for saliency_map in record.saliency:
-        method, target, values = saliency_map.method, saliency_map.target, saliency_map.values
-        if packer.has_room(1):
-            saliency.append(
-                {
-                    "method": method,
-                    "target": plain(target),
-                    "score": saliency_map.score,
-                    "of_text": target in record.settings.texts,
-                    "block": packer.add(values[None]),
-                    "high": percentile_scale([values]).high,
-                }
-            )
-        else:
-            left_out.append(["saliency", method, plain(target)])
-    for name, query in included:
-        query["heads"] = _head_maps(record, name, packer, left_out)
-    return {
-        "queries": [query for _, query in included],
-        "clicked": clicked,
-        "similarity": similarity,
-        "saliency": saliency,
+    left_out: LeftOut = []
+    attention, media = record.attention, record.media[0]
+    steps = page_steps(attention, left_out)
+    shape = (len(steps), *attention.grid[1:])
+    cells = np.arange(np.prod(attention.grid)).reshape(attention.grid)[steps].ravel()
+    packer = _Maps(record, shape, cells, payload, left_out)
+    maps, title = packer.all(), base_name(media.source)
+    drawn = medium_data(media, shape, attention.boxes_px, payload)
+    frames = [int(record.frames[step, 0]) for step in steps]
+    data = common_data(
+        record,
+        "encoder",
+        title,
+        rows=[_row(record, name, steps) for name in packer.queries],
+        maps=maps,
+        media=[drawn | {"inputs": [payload.add_picture(record.reconstruction[step]) for step in steps]}],
+        clip=clip_data(media, frames, range(len(steps)), attention.grid[0], payload) if record.is_clip else None,
+        layer_count=attention.layer_count,
+        head_count=attention.head_count,
+        made=("family",),
+        notes=[plain(note) for note in notes],
+        left_out=left_out,
+        headline=next((i for i, each in enumerate(maps) if each["name"] == f"heads_{record.settings.over}"), 0),
+    )
+    data |= {
+        "input_px": list(attention.input_px),
+        "patch_px": attention.patch_px,
+        "prefix": list(dict.fromkeys(attention.prefix)),
+        "tokens": int(attention.received.shape[-1]),
+        "cell_rows": packer.places,
+        "statistics": list(_statistics_data(attention)),
     }
+    if data["clip"]:
+        data["clip"]["numbers"] = steps
+    window_title = f"{shortened(title)} · {shortened(record.provenance.model)}"
+    return PagePart(data, window_title, (still_picture(record), describe_still(record)))
 
 
-class _MapPacker:
-    """Adds the maps of the steps of a page to its payload, up to `MAX_VALUES`."""
+class _Maps:
+    """Packs the maps of a result, most important first, until the page is full.
 
-    def __init__(self, payload: Payload, steps: Sequence[int], cells: int) -> None:
-        self.payload, self.steps, self.cells = payload, list(steps), cells
+    Attributes:
+        queries: the queries that fit.
+        places: the places of the patches whose attention fits; None if there are none.
+    """
 
-    def has_room(self, maps: int) -> bool:
-        """Return whether so many more maps fit into the page."""
-        return self.payload.values + maps * len(self.steps) * self.cells <= MAX_VALUES
+    def __init__(
+        self, record: EncoderRecord, shape: tuple[int, int, int], cells: IntArray, payload: Payload, left_out: LeftOut
+    ) -> None:
+        self.record, self.shape, self.cells, self.payload, self.left_out = record, shape, cells, payload, left_out
+        self.queries: list[str] = []
+        self.places: list[int] | None = None
 
-    def add(self, maps: FloatArray) -> int:
-        """Add (N, t, h, w) maps and return the number of their block."""
-        return self.payload.add_rows(maps[:, self.steps].reshape(len(maps), -1))
+    def all(self) -> list[dict[str, Any]]:
+        """Return the page data of all maps that fit."""
+        record, attention, room = self.record, self.record.attention, _Room(len(self.cells))
+        for name in attention.queries:
+            if room.take(attention.layer_count) or not self.queries:
+                self.queries.append(name)
+            else:
+                self.left_out.append(["query", name])
+        rows = record.patch_rows
+        if rows is not None and record.patch_row_places is not None and room.take(rows.shape[0] * rows.shape[1]):
+            self.places = record.patch_row_places.tolist()
+        else:
+            self.left_out.append(["clicked"])
+        joined: dict[Over, int] = dict.fromkeys(OTHERS, 0)
+        for name in self.queries:
+            for over in OTHERS:
+                if room.take(attention.layer_count):
+                    joined[over] += 1
+                else:
+                    self.left_out.append(["over", over, name])
+        maps = [self._attention("mean", len(self.queries))]
+        maps += [self._attention(over, count) for over, count in joined.items() if count]
+        maps += self._similarity(room)
+        maps += self._saliency(room)
+        maps[0]["heads"] = self._heads(room)
+        return maps
+
+    def _pack(self, kind: str, name: str, sources: Iterator[tuple[dict[str, Any], FloatArray]], **how: Any) -> Any:
+        return map_data(kind, name, sources, [self.shape], self.payload, cells=self.cells, **how)
+
+    def _attention(self, over: Over, count: int) -> dict[str, Any]:
+        """Pack the attention of the first queries, heads joined; of the mean, that of single patches too."""
+        places = self.places if over == "mean" else None
+        name = "attention" if over == "mean" else f"heads_{over}"
+        packed = self._pack("attention", name, self._layers(over, count, places or []), known_rows=count)
+        return {**packed, "is_attention": over == "mean", "start": self.record.head_layer}
+
+    def _layers(self, over: Over, count: int, places: Sequence[int]) -> Iterator[tuple[dict[str, Any], FloatArray]]:
+        attention, rows = self.record.attention, self.record.patch_rows
+        for layer in range(attention.layer_count):
+            names = self.queries[:count]
+            joined = [join_heads(attention.maps(name)[layer], over).ravel() for name in names]
+            singles = [] if rows is None or not places else [row.ravel() for row in rows[layer]]
+            tokens = [attention.uniform(name, layer) for name in names]
+            tokens += [attention.uniform_at(place, layer) for place in places]
+            entry: dict[str, Any] = {
+                "id": "layer",
+                "layers": [layer],
+                "heads": "all" if over == "mean" else over,
+                "tokens": [round(1 / uniform) for uniform in tokens],
+                "mass": [float(values.sum(dtype=np.float64)) / attention.grid[0] for values in joined],
+            }
+            if attention.window is not None:
+                entry["whole"] = bool(attention.full[layer])
+            yield entry, np.stack([*joined, *singles])
+
+    def _similarity(self, room: _Room) -> Iterator[dict[str, Any]]:
+        """Pack the cosine similarity of the query patches that fit."""
+        similarity, numbers = self.record.similarity, self.record.similarity_layers
+        rows = [i for i, name in enumerate(self.queries) if name.startswith("at_")]
+        if similarity is None or numbers is None:
+            return
+        if not rows or not room.take(len(similarity) * len(rows)):
+            self.left_out.append(["similarity"])
+            return
+        sources = (
+            ({"id": "layer", "layers": [layer]}, values[: len(rows)].reshape(len(rows), -1))
+            for layer, values in zip(numbers.tolist(), similarity, strict=True)
+        )
+        yield {**self._pack("similarity", "similarity", sources, mass=False, signed=True), "rows": rows}
+
+    def _saliency(self, room: _Room) -> Iterator[dict[str, Any]]:
+        for saliency in self.record.saliency:
+            target = plain(saliency.target)
+            if not room.take(1):
+                self.left_out.append(["saliency", saliency.method, target])
+                continue
+            source = ({"id": "headline", "layers": []}, saliency.values.reshape(1, -1))
+            yield {
+                **self._pack("saliency", saliency.method, iter([source]), mass=False),
+                "target": target,
+                "score": saliency.score,
+                "of_text": saliency.target in self.record.settings.texts,
+                "rows": [],
+            }
+
+    def _heads(self, room: _Room) -> dict[str, Any] | None:
+        """Pack each head of all layers or, if these do not fit, of `head_layer` only."""
+        attention, head_layer = self.record.attention, self.record.head_layer
+        by_layer: dict[int, list[FloatArray]] = {layer: [] for layer in range(attention.layer_count)}
+        for name in self.queries:
+            layers = list(by_layer)
+            if not room.take(attention.layer_count * attention.head_count):
+                layers = [head_layer] if room.take(attention.head_count) else []
+                self.left_out.append(["heads_but_one", name, head_layer] if layers else ["heads", name])
+            for layer in layers:
+                maps = attention.maps(name)[layer]
+                by_layer[layer].append(maps.reshape(len(maps), -1))
+        known = {layer: maps for layer, maps in by_layer.items() if maps}
+        if not known:
+            return None
+        return heads_data(list(known), range(attention.head_count), list(known.values()), self.payload, self.cells)
 
 
-def _query_data(record: EncoderRecord, name: str, steps: Sequence[int]) -> dict[str, Any]:
-    """Return a query: its place, its token count by layer, and its attention on the prefix by layer, head and step."""
+def _row(record: EncoderRecord, name: str, steps: Sequence[int]) -> dict[str, Any]:
+    """Return a query: its place, and its attention on the prefix by layer, head and step."""
     attention = record.attention
     index = int(name.removeprefix("at_")) - 1 if name.startswith("at_") else None
     tokens = attention.tokens(name)[:, :, list(steps)]
@@ -144,113 +240,9 @@ def _query_data(record: EncoderRecord, name: str, steps: Sequence[int]) -> dict[
     }
     return {
         "kind": name if index is None else "at",
-        "number": None if index is None else index + 1,
-        "point": None if index is None else list(record.settings.at[index]),
+        "parts": [] if index is None else list(record.settings.at[index]),
         "place": None if index is None else int(attention.query_patches[index]),
-        "tokens": [round(1 / attention.uniform(name, layer)) for layer in range(attention.layer_count)],
         "prefix": prefix,
-        "maps": {},
-        "heads": None,
-    }
-
-
-def _window_tokens(attention: EncoderAttention, places: Sequence[int]) -> list[int] | None:
-    """Return how many tokens some patches attend to in windowed layers; None if the encoder has no such layers."""
-    if attention.full.all():
-        return None
-    layer = int(np.flatnonzero(~attention.full)[0])
-    return [round(1 / attention.uniform_at(place, layer)) for place in places]
-
-
-def _layer_maps(attention: EncoderAttention, name: str, over: Over, packer: _MapPacker) -> dict[str, Any]:
-    maps = np.stack([attention.map(name, layer, over) for layer in range(attention.layer_count)])
-    return {
-        "block": packer.add(maps),
-        "high": [percentile_scale([values]).high for values in maps],
-        "shared": percentile_scale([maps]).high,
-    }
-
-
-def _head_maps(record: EncoderRecord, name: str, packer: _MapPacker, left_out: LeftOut) -> dict[str, Any] | None:
-    """Return the maps of each head, of all layers or, if these do not fit, of `head_layer` only."""
-    attention, maps = record.attention, record.attention.maps(name)
-    layers = list(range(attention.layer_count))
-    if not packer.has_room(len(maps) * attention.head_count):
-        layers = [record.head_layer] if packer.has_room(attention.head_count) else []
-        left_out.append(["heads_but_one", name, record.head_layer] if layers else ["heads", name])
-    if not layers:
-        return None
-    return {
-        "layers": layers,
-        "blocks": [packer.add(maps[layer]) for layer in layers],
-        "high": [[percentile_scale([head]).high for head in maps[layer]] for layer in layers],
-        "shared": percentile_scale([maps[layer] for layer in layers]).high,
-    }
-
-
-# The longest side of the picture that the page shows without scripts.
-STILL_PX = 640
-
-
-def encoder_html(record: EncoderRecord, notes: Sequence[str] = ()) -> str:
-    """Return the page of a result as HTML.
-
-    Args:
-        record: the result.
-        notes: notes for the reader, a line each.
-    """
-    payload = Payload()
-    data = page_data(record, notes, payload)
-    title = f"{shortened(data['name'])} · {shortened(record.provenance.model)} · qvl-attn"
-    maps = data["queries"][0]["maps"]
-    first = maps.get(record.settings.over, maps["mean"])["block"]
-    return page_html("encoder", title, data, payload, {first}, b64encode(jpeg(still_picture(record))).decode())
-
-
-def page_data(record: EncoderRecord, notes: Sequence[str], payload: Payload) -> dict[str, Any]:
-    """Return the JSON data of the page; maps and pictures are added to the payload."""
-    left_out: LeftOut = []
-    attention, media = record.attention, record.media[0]
-    drawn_px, (_, h, w) = drawn_px_of(media), attention.grid
-    boxes = attention.boxes_px[: h * w].reshape(h, w, 4)
-    steps = page_steps(attention, left_out)
-    frames = [media.frames[record.frames[step, 0]] for step in steps]
-    return {
-        "name": base_name(media.source),
-        "still": describe_still(record),
-        "size_px": list(media.size_px),
-        "drawn_px": list(drawn_px),
-        "grid": [len(steps), *attention.grid[1:]],
-        "xs": [*boxes[0, :, 0].tolist(), float(boxes[0, -1, 2])],
-        "ys": [*boxes[:, 0, 1].tolist(), float(boxes[-1, 0, 3])],
-        "input_px": list(attention.input_px),
-        "patch_px": attention.patch_px,
-        "steps": {
-            "numbers": steps,
-            "of": attention.grid[0],
-            "pictures": [payload.add_picture(resize_picture(frame, drawn_px)) for frame in frames],
-            "turned_back": [payload.add_picture(record.reconstruction[step]) for step in steps],
-            "times_s": [float(media.sampled_s[record.frames[step, 0]]) for step in steps] if media.clip else [],
-        },
-        "layer_count": attention.layer_count,
-        "head_count": attention.head_count,
-        "head_layer": record.head_layer,
-        "over": record.settings.over,
-        "full": attention.full.tolist(),
-        "windowed": attention.window is not None,
-        "prefix": {role: attention.prefix.count(role) for role in dict.fromkeys(attention.prefix)},
-        "tokens": int(attention.received.shape[-1]),
-        **page_maps(record, steps, payload, left_out),
-        "figures": list(_statistics_data(attention)),
-        "made": {
-            **{
-                name: getattr(record.provenance, name)
-                for name in ("qvl_attn", "transformers", "torch", "model", "revision")
-            },
-            **{name: getattr(record.provenance, name) for name in ("dtype", "device", "family")},
-        },
-        "notes": [plain(note) for note in notes],
-        "left_out": left_out,
     }
 
 

@@ -9,17 +9,18 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from qvl_attn.core.errors import InputError
 from qvl_attn.core.files import read_png
 from qvl_attn.core.text import argument
 from qvl_attn.core.types import HeatMap, Media, Source
 from qvl_attn.encoders.codec import GRID_DTYPE, KIND, record_arrays, record_from, record_json
 from qvl_attn.encoders.figures import DrawnEncoderResult, draw_encoder_result, reconstruction_file
-from qvl_attn.encoders.page import encoder_html
+from qvl_attn.encoders.page import encoder_page_part
 from qvl_attn.encoders.record import EncoderProvenance, EncoderRecord, EncoderSettings, check_layer, with_options
+from qvl_attn.render.html.payload import Payload
 from qvl_attn.render.style import Drawing
 from qvl_attn.results.added import settings_key
 from qvl_attn.results.codec import base_name
+from qvl_attn.results.page_data import PagePart
 from qvl_attn.results.result import StoredResult
 
 
@@ -48,12 +49,9 @@ class EncoderResult(EncoderRecord, StoredResult):
     def _drawn(self, drawing: Drawing) -> DrawnEncoderResult:
         return draw_encoder_result(self, drawing)
 
-    @classmethod
-    def pages(cls, results: Sequence[Self], notes: Sequence[Sequence[str]]) -> str:
-        """Return the HTML page of one result."""
-        if len(results) > 1:
-            raise InputError("a page of an encoder shows one result", "name one")
-        return encoder_html(results[0], notes[0])
+    def page_part(self, notes: Sequence[str], payload: Payload) -> PagePart:
+        """Return the result's part of a page; see `page_data.Paged`."""
+        return encoder_page_part(self, notes, payload)
 
     def _as_stored(self) -> Self:
         rows = None if self.patch_rows is None else self.patch_rows.astype(GRID_DTYPE).astype(np.float32)

@@ -17,9 +17,11 @@ from qvl_attn.core.runtime import Progress, cancelling
 from qvl_attn.core.types import HeatMap, Media, Source
 from qvl_attn.media.resize import Picture
 from qvl_attn.render.html.notebook import framed
+from qvl_attn.render.html.payload import Payload
 from qvl_attn.render.style import Drawing
 from qvl_attn.render.video_frame import FrameOverlay
 from qvl_attn.results.codec import as_stored, media_from, write_sampled_frames
+from qvl_attn.results.page_data import PagePart, results_html
 from qvl_attn.results.record import Record
 from qvl_attn.results.store import ARRAYS_FILE, RESULT_FILE, Contents, draw_threads, folder_name, reading, save_record
 
@@ -135,7 +137,7 @@ class StoredResult(Record, ABC):
         Args:
             notes: what its reader should know, a line each.
         """
-        return self.pages([self], [notes])
+        return results_html([self], [notes])
 
     def _repr_html_(self) -> str | None:
         """Return the page of the result for a notebook; None if there is no attention to draw."""
@@ -217,10 +219,9 @@ class StoredResult(Record, ABC):
             CaptureError: there is no attention to draw.
         """
 
-    @classmethod
     @abstractmethod
-    def pages(cls, results: Sequence[Self], notes: Sequence[Sequence[str]]) -> str:
-        """Return the HTML page of one or several results."""
+    def page_part(self, notes: Sequence[str], payload: Payload) -> PagePart:
+        """Return the result's part of a page; see `page_data.Paged`."""
 
     @abstractmethod
     def _arrays(self) -> Mapping[str, np.ndarray]:

@@ -1,25 +1,22 @@
-"""The data of a result's page: its words, maps, pictures or frames, and provenance."""
+"""What the page of a question's result has of its own: its words, the maps of its methods, and faithfulness."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import sqrt
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qvl_attn.attribution.heatmap import mean_over, percentile_scale
+from qvl_attn.attribution.heatmap import mean_over
 from qvl_attn.attribution.methods.registry import METHODS, MethodMap
 from qvl_attn.attribution.selection import QUERY_KINDS, Pairs, Query, describe_heads, query_rows, words
 from qvl_attn.core.text import plain, shortened
-from qvl_attn.core.types import Capture, IntArray, Media, TokenGrid
-from qvl_attn.media.resize import resize_picture
+from qvl_attn.core.types import Capture, IntArray
 from qvl_attn.model.token_grid import frames_per_step
-from qvl_attn.render.html.page import page_html
-from qvl_attn.render.html.payload import MAX_FRAMES, MAX_PICTURE_PX, MAX_VALUES, LeftOut, Payload, coarse, drawn_px_of
-from qvl_attn.results.codec import base_name
+from qvl_attn.render.html.payload import MAX_FRAMES, MAX_VALUES, LeftOut, Payload
+from qvl_attn.results.page_data import PagePart, clip_data, common_data, heads_data, map_data, medium_data
 from qvl_attn.vqa.codec import faithfulness_json
 from qvl_attn.vqa.record import VqaRecord
 
@@ -85,10 +82,8 @@ def _attention(result: VqaRecord, rows: Sequence[Row], payload: Payload, left_ou
     if (layers + 2) * layer_rows * cells > MAX_VALUES and layer_rows > queries:
         left_out.append(["words_by_layer"])
         layer_rows = queries
-    sources, layer_maps = _pack(_sources(result, rows), layer_rows, result.capture.grids, payload)
-    shared = list(sources["sources"][0]["high"])
-    shared[:layer_rows] = [percentile_scale([maps[i] for maps in layer_maps]).high for i in range(layer_rows)]
-    return {"name": "attention", "caption": "", "is_attention": True, **sources, "shared": shared, "removed": []}
+    shapes = [grid.shape for grid in result.capture.grids]
+    return map_data("attention", "attention", _sources(result, rows), shapes, payload, layer_rows=layer_rows)
 
 
 def _sources(result: VqaRecord, rows: Sequence[Row]) -> Iterator[tuple[dict[str, Any], Maps]]:
@@ -117,36 +112,6 @@ def _describe_heads(result: VqaRecord, pairs: Pairs) -> str:
     return describe_heads(None if complete else pairs)
 
 
-def _pack(
-    sources: Iterable[tuple[dict[str, Any], Maps]], layer_rows: int, grids: Sequence[TokenGrid], payload: Payload
-) -> tuple[dict[str, Any], list[Maps]]:
-    """Add a block for each source (all rows of the headline, `layer_rows` of the others) and one of all coarse maps.
-
-    Returns:
-        The page data of the sources, and the maps of the layers among them.
-    """
-    entries: list[dict[str, Any]] = []
-    coarse_maps, layer_maps, start = [], [], 0
-    for entry, maps in sources:
-        packed = maps if entry["id"] == "headline" else maps[:layer_rows]
-        parts = np.split(packed, np.cumsum([grid.cells for grid in grids])[:-1], axis=1)
-        coarse_parts = [coarse(part.reshape(-1, *grid.shape)) for part, grid in zip(parts, grids, strict=True)]
-        coarse_maps.append(np.concatenate(coarse_parts, axis=1))
-        layer_maps += [packed] if entry["id"] == "layer" else []
-        entries.append(
-            {
-                **entry,
-                "block": payload.add_rows(packed),
-                "rows": len(packed),
-                "coarse_at": start,
-                "mass": maps.sum(axis=1, dtype=np.float64).tolist(),
-                "high": [percentile_scale([row]).high for row in packed],
-            }
-        )
-        start += len(packed)
-    return {"sources": entries, "coarse": payload.add_rows(np.concatenate(coarse_maps))}, layer_maps
-
-
 def _heads(
     result: VqaRecord, rows: IntArray, max_values: int, payload: Payload, left_out: LeftOut
 ) -> dict[str, Any] | None:
@@ -161,14 +126,12 @@ def _heads(
     descending = np.sort(maps, axis=-1)[..., ::-1]
     mass = maps.sum(axis=-1, dtype=np.float64)
     left_out.append(["heads_by_word"])
+    layers = capture.apart.layers if capture.apart else tuple(capture.layers.tolist())
+    numbers = capture.apart.heads if capture.apart else tuple(range(maps.shape[1]))
     return {
-        "layers": list(capture.apart.layers if capture.apart else capture.layers.tolist()),
-        "numbers": list(capture.apart.heads if capture.apart else range(maps.shape[1])),
-        "blocks": [payload.add_rows(layer) for layer in maps],
+        **heads_data(layers, numbers, [[layer] for layer in maps], payload),
         "mass": mass.tolist(),
         "top10": (descending[..., :10].sum(axis=-1) / np.where(mass > 0, mass, 1)).tolist(),
-        "high": [[percentile_scale([row]).high for row in layer] for layer in maps],
-        "shared": percentile_scale([maps]).high,
     }
 
 
@@ -186,38 +149,22 @@ def _method(
         ({"id": "headline", "layers": list(method.layers)}, method.values[None])
     ]
     sources += [({"id": "layer", "layers": [layer]}, values[None]) for layer, values in layers]
-    packed, layer_maps = _pack(sources, 1, result.capture.grids, payload)
+    shapes = [grid.shape for grid in result.capture.grids]
     follows = spec.follows_query and method.values.any()
     return {
-        "name": method.method,
+        **map_data("method", method.method, sources, shapes, payload),
         "caption": method.caption,
         "is_attention": method.method in ATTENTION_METHODS,
         "follows_query": spec.follows_query,
         "share": result.method_maps(method)[0].vision_mass if follows else None,
         "layer_label": spec.layer_label,
-        **packed,
-        "shared": [percentile_scale(layer_maps or [method.values]).high],
-        "heads": None,
+        "rows": [],
         "removed": list(method.removed),
     }
 
 
-def result_html(results: Sequence[VqaRecord], notes: Sequence[Sequence[str]] = ()) -> str:
-    """Return the HTML page of one or several results.
-
-    Args:
-        results: the results, fresh or read back; several appear side by side.
-        notes: for each result, what its reader should know, a line each.
-    """
-    payload = Payload()
-    panels = [result_data(result, notes[i] if notes else (), payload) for i, result in enumerate(results)]
-    title = " · ".join(dict.fromkeys(shortened(panel["question"]) for panel in panels))
-    first = {map_["coarse"] for panel in panels for map_ in panel["maps"]}
-    return page_html("result", f"{title} · qvl-attn", {"results": panels}, payload, first)
-
-
-def result_data(result: VqaRecord, notes: Sequence[str], payload: Payload) -> dict[str, Any]:
-    """Return the page data of one result; its maps and pictures go into the payload.
+def question_page_part(result: VqaRecord, notes: Sequence[str], payload: Payload) -> PagePart:
+    """Return the page's part of one result; its maps and pictures go into the payload.
 
     Args:
         result: the result, fresh or read back.
@@ -225,35 +172,39 @@ def result_data(result: VqaRecord, notes: Sequence[str], payload: Payload) -> di
         payload: maps and pictures are added to it.
     """
     left_out: LeftOut = []
-    rows = fit_rows(list(_rows(result)), len(result.capture.vision_tokens), left_out)
-    provenance = result.provenance
-    return {
-        "question": shortened(result.question, MAX_TEXT),
+    capture, question = result.capture, shortened(result.question, MAX_TEXT)
+    rows = fit_rows(list(_rows(result)), len(capture.vision_tokens), left_out)
+    pieces = {
+        "question": _pieces(capture, result.question, "question", rows, left_out),
+        "answer": _pieces(capture, result.mapped_answer, "answer", rows, left_out),
+    }
+    data = common_data(
+        result,
+        "question",
+        question,
+        rows=[{"kind": row.kind, "text": shortened(row.text, MAX_WORD), "tokens": len(row.rows)} for row in rows],
+        maps=result_maps(result, rows, payload, left_out),
+        media=[
+            medium_data(medium, grid.shape, grid.boxes_px, payload, pictures=len(result.media))
+            for medium, grid in zip(result.media, capture.grids, strict=True)
+        ],
+        clip=_clip(result, payload, left_out) if result.is_clip else None,
+        layer_count=result.provenance.layer_count,
+        head_count=result.provenance.head_count,
+        made=("attention",),
+        notes=notes,
+        left_out=left_out,
+        headline=len(result.methods[:1]),
+    )
+    data |= {
+        "question": question,
         "answer": shortened(result.mapped_answer, MAX_TEXT),
         "own_answer": None if result.supplied_answer is None else shortened(result.answer, MAX_TEXT),
-        "pieces": {
-            "question": _pieces(result.capture, result.question, "question", rows, left_out),
-            "answer": _pieces(result.capture, result.mapped_answer, "answer", rows, left_out),
-        },
-        "rows": [{"kind": row.kind, "text": shortened(row.text, MAX_WORD), "tokens": len(row.rows)} for row in rows],
-        "maps": result_maps(result, rows, payload, left_out),
-        "headline": len(result.methods[:1]),
-        "layer_count": provenance.layer_count,
-        "head_count": provenance.head_count,
-        "media": [
-            _medium(medium, grid, _drawn_px(medium, len(result.media)), payload)
-            for medium, grid in zip(result.media, result.capture.grids, strict=True)
-        ],
-        "clip": None if result.media[0].clip is None else _clip(result, payload, left_out),
+        "pieces": pieces,
         "faith": faithfulness_json(result),
-        "made": {
-            **{name: getattr(provenance, name) for name in ("qvl_attn", "transformers", "torch", "model", "revision")},
-            **{name: getattr(provenance, name) for name in ("dtype", "device", "attention")},
-        },
         "profile": result.settings.profile.status if result.settings.profile else "",
-        "notes": list(notes),
-        "left_out": left_out,
     }
+    return PagePart(data, shortened(question))
 
 
 def _rows(result: VqaRecord) -> Iterator[Row]:
@@ -297,26 +248,6 @@ def _pieces(capture: Capture, text: str, role: str, rows: Sequence[Row], left_ou
     return [[shortened(piece, MAX_WORD).translate(_DRAWN), row] for piece, row in pieces if piece]
 
 
-def _medium(media: Media, grid: TokenGrid, drawn_px: tuple[int, int], payload: Payload) -> dict[str, Any]:
-    """Return the page data of a picture or clip: size, edges of the cells in pixels, and the picture itself."""
-    steps, rows, columns = grid.shape
-    boxes = grid.boxes_px[: rows * columns].reshape(rows, columns, 4)
-    return {
-        "name": base_name(media.source),
-        "size_px": list(media.size_px),
-        "grid": [steps, rows, columns],
-        "xs": [*boxes[0, :, 0].tolist(), float(boxes[0, -1, 2])],
-        "ys": [*boxes[:, 0, 1].tolist(), float(boxes[-1, 0, 3])],
-        "drawn_px": list(drawn_px),
-        "picture": None if media.clip else payload.add_picture(resize_picture(media.frames[0], drawn_px)),
-    }
-
-
-def _drawn_px(media: Media, pictures: int = 1) -> tuple[int, int]:
-    """Return (width, height) of a picture in a page; several pictures stand side by side, so each is smaller."""
-    return drawn_px_of(media, round(MAX_PICTURE_PX / sqrt(pictures)))
-
-
 def _clip(result: VqaRecord, payload: Payload, left_out: LeftOut) -> dict[str, Any]:
     """Return the page data of a clip: sampled frames, their times and steps, and the answer of each pass."""
     from qvl_attn.results.clip_export import step_edges_s  # loads PyAV
@@ -329,9 +260,7 @@ def _clip(result: VqaRecord, payload: Payload, left_out: LeftOut) -> dict[str, A
     if len(indices) < count:
         left_out.append(["frames", len(indices), count])
     return {
-        "frames": [payload.add_picture(resize_picture(media.frames[i], _drawn_px(media))) for i in indices],
-        "times_s": [float(media.sampled_s[i]) for i in indices],
-        "step_of": [i // per_step for i in indices],
+        **clip_data(media, indices, [i // per_step for i in indices], grid.shape[0], payload),
         "edges_s": step_edges_s(media, grid.shape[0]).tolist(),
         "way": result.pass_mode,
         "alone": [float(masses[i] / np.mean(masses)) for i in indices] if masses else [],

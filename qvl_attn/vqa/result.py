@@ -13,14 +13,16 @@ from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.files import write_json, write_npz, write_png
 from qvl_attn.core.text import argument
 from qvl_attn.core.types import HeatMap, Media, Source
+from qvl_attn.render.html.payload import Payload
 from qvl_attn.render.style import Drawing
 from qvl_attn.results.added import settings_key
 from qvl_attn.results.codec import picture_file, write_sampled_frames
+from qvl_attn.results.page_data import PagePart
 from qvl_attn.results.result import StoredResult
 from qvl_attn.results.store import ARRAYS_FILE, RESULT_FILE
 from qvl_attn.vqa.codec import pass_folder, record_arrays, record_from, record_json
 from qvl_attn.vqa.figures import DrawnResult, draw_result
-from qvl_attn.vqa.page import result_html
+from qvl_attn.vqa.page import question_page_part
 from qvl_attn.vqa.record import VqaRecord
 from qvl_attn.vqa.redraw import left_behind, with_headline
 
@@ -57,10 +59,9 @@ class Result(VqaRecord, StoredResult):
     def _drawn(self, drawing: Drawing) -> DrawnResult:
         return draw_result(self, drawing)
 
-    @classmethod
-    def pages(cls, results: Sequence[Self], notes: Sequence[Sequence[str]]) -> str:
-        """Return the HTML page of one or several results."""
-        return result_html(results, notes)
+    def page_part(self, notes: Sequence[str], payload: Payload) -> PagePart:
+        """Return the result's part of a page; see `page_data.Paged`."""
+        return question_page_part(self, notes, payload)
 
     def _arrays(self) -> dict[str, np.ndarray]:
         return record_arrays(self)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from importlib.resources import files
@@ -17,68 +18,59 @@ from qvl_attn.render.html.payload import COARSE, TOP, Payload
 from qvl_attn.render.overlay import COLORMAPS, color_table
 
 REPORT_FILE = "report.html"
+# The files of each page's script, in order: what a file uses while it is read stands in those before it.
+COMMON = ("words", "unpack", "draw", "picture", "chart", "matrix")
 SCRIPTS = {
     "result": (
         "strings",
-        "words",
-        "unpack",
+        "strings_encoder",
+        *COMMON,
         "unpack_all",
-        "draw",
         "scale",
-        "chart",
-        "matrix",
         "state",
+        "describe",
         "panels",
         "inspect",
-        "faith",
         "controls",
+        "clip",
+        "question",
+        "faith",
+        "encoder",
+        "thumbs",
+        "statistics",
+        "kinds",
         "save",
-        "save_result",
         "result",
     ),
-    "check": (
-        "strings",
-        "strings_check",
-        "words",
-        "unpack",
-        "draw",
-        "picture",
-        "chart",
-        "matrix",
-        "cards",
-        "table",
-        "check",
-    ),
-    "encoder": (
-        "strings",
-        "strings_encoder",
-        "words",
-        "unpack",
-        "unpack_all",
-        "draw",
-        "scale",
-        "chart",
-        "save",
-        "encoder_state",
-        "encoder_view",
-        "encoder_strips",
-        "encoder",
-    ),
+    "check": ("strings", "strings_check", *COMMON, "cards", "table", "check"),
 }
 
 
+@dataclass(frozen=True)
+class Still:
+    """A picture for readers without scripts: a JPEG file in base64, and its caption."""
+
+    picture: str
+    caption: str
+
+
 def page_html(
-    kind: str, title: str, data: dict[str, Any], payload: Payload, first: Collection[int] = (), still: str = ""
+    kind: str,
+    title: str,
+    data: dict[str, Any],
+    payload: Payload,
+    first: Collection[int] = (),
+    still: Still | None = None,
 ) -> str:
     """Return the HTML of a page.
 
     Args:
-        kind: `result`, `check` or `encoder`.
+        kind: `result` or `check`.
         title: title of the window.
         data: input of the page's script; embedded with `tojson`.
         payload: maps and pictures.
         first: numbers of the blocks placed before the script; the other blocks follow it.
-        still: a JPEG file in base64 that encoder pages show where scripts are off.
+        still: what the page shows where scripts are off.
     """
     style, script = _read("style.css"), concatenated(_read(f"{name}.js") for name in SCRIPTS[kind])
     tables = {name: b64encode(color_table(name).tobytes()).decode() for name in COLORMAPS}
@@ -91,7 +83,8 @@ def page_html(
         ),
         style=Markup(style),
         script=Markup(script),
-        data=data | {"blocks": payload.shapes, "tables": tables, "cells_a_side": COARSE, "top": TOP},
+        data=data
+        | {"blocks": payload.shapes, "signed": payload.signed, "tables": tables, "cells_a_side": COARSE, "top": TOP},
         first=[block for block in blocks if block[0] in first],
         later=[block for block in blocks if block[0] not in first],
         pictures=list(enumerate(payload.pictures)),

@@ -30,20 +30,23 @@ class Payload:
         blocks: maps, as packed by `pack_rows`.
         shapes: (rows, cells) of each block.
         pictures: JPEG files.
+        signed: numbers of the blocks whose values v are packed as (v + 1) / 2.
     """
 
     blocks: list[str] = field(default_factory=list)
     shapes: list[tuple[int, int]] = field(default_factory=list)
     pictures: list[str] = field(default_factory=list)
+    signed: list[int] = field(default_factory=list)
 
     @property
     def values(self) -> int:
         """Number of values in all blocks."""
         return sum(rows * cells for rows, cells in self.shapes)
 
-    def add_rows(self, rows: NDArray[Any]) -> int:
-        """Add (N, V) values as a block; return its number."""
-        self.blocks.append(pack_rows(rows))
+    def add_rows(self, rows: NDArray[Any], *, signed: bool = False) -> int:
+        """Add (N, V) values as a block, none negative, or `signed`: from -1 to 1; return its number."""
+        self.signed.extend([len(self.blocks)] if signed else [])
+        self.blocks.append(pack_rows((rows + 1) / 2 if signed else rows))
         self.shapes.append((int(rows.shape[0]), int(rows.shape[1])))
         return len(self.blocks) - 1
 

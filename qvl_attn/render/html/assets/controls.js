@@ -13,42 +13,6 @@ function change(update) {
   });
 }
 
-const firstLayer = (map) => map.sources.findIndex((source) => source.id === "layer");
-const layersOf = (map) => map.sources.filter((source) => source.id === "layer");
-
-/** Show a row: a word, or a whole query. Only plain attention has words. */
-function chooseRow(number, row) {
-  const panel = state.panels[number];
-  if (mapOf(panel).name !== "attention") Object.assign(panel, { map: 0, source: 0 });
-  Object.assign(panel, { row, head: null });
-  if (row >= mapOf(panel).sources[panel.source].rows) panel.source = 0;
-}
-
-/** Show an average or a layer. */
-function chooseSource(panel, source) {
-  Object.assign(panel, { source, head: null });
-  if (panel.row >= mapOf(panel).sources[source].rows) panel.row = 0;
-}
-
-function chooseMap(panel, map) {
-  const rows = DATA.results[panel.result].maps[map].name === "attention" ? panel.row : 0;
-  Object.assign(panel, { map, source: 0, head: null, row: rows });
-}
-
-/** Go to the previous or next layer; from an average, before its first or after its last layer. */
-function stepLayer(by, wrap = false) {
-  const panel = active(),
-    map = mapOf(panel),
-    layers = layersOf(map),
-    first = firstLayer(map);
-  if (!layers.length) return;
-  const current = panel.head ? [map.heads.layers[panel.head[0]]] : map.sources[panel.source].layers;
-  const target = layers.findIndex((source) => source.layers[0] === current[by > 0 ? current.length - 1 : 0]) + by;
-  const last = layers.length - 1,
-    index = wrap ? (target + layers.length) % layers.length : Math.min(Math.max(target, 0), last);
-  chooseSource(panel, first + index);
-}
-
 /** Make a button that calls `step` at intervals until it is pressed again or stopped. */
 function player(button, intervalMs, step) {
   let timer = null;
@@ -75,6 +39,7 @@ function listen() {
     if (clip) state.frame = (frameNow(resultOf(active())) + 1) % clip.frames.length;
   });
   $("map").addEventListener("change", () => change(() => chooseMap(active(), Number($("map").value))));
+  $("head").addEventListener("change", () => change(() => chooseHeadOfLayer($("head").value)));
   $("alpha").addEventListener("input", () => change(() => (state.alpha = Number($("alpha").value))));
   for (const name of ["colormap", "interp", "scale"])
     $(name).addEventListener("change", () => change(() => (state[name] = $(name).value)));
@@ -82,6 +47,7 @@ function listen() {
   for (const name of ["heads-by", "faith-kind", "faith-fill"])
     $(name).addEventListener("change", () => change(() => {}));
   $("compare").addEventListener("click", () => change(toggleCompare));
+  $("input").addEventListener("click", () => change(() => (state.input = !state.input)));
   $("save").addEventListener("click", saveView);
   document.addEventListener("keydown", (event) => {
     const target = /** @type {Element} */ (event.target);
@@ -92,12 +58,18 @@ function listen() {
     else if (frames && (event.key === "," || event.key === "."))
       change(() => (state.frame = Math.min(Math.max(state.frame + (event.key === "." ? 1 : -1), 0), frames - 1)));
     else if (event.key === "p") $("play").click();
-    else if (event.key === "Escape" && state.selected)
-      change(() => Object.assign(state, { selected: null, cell: null }));
+    else if (event.key === "Escape" && (state.selected || state.cell)) change(clearSelection);
   });
 }
 
-/** Open a second panel, or close one. The second shows the next question, or the same query in the last layer. */
+/** Show a single head of the layer that is shown, by index, or the map's own join. */
+function chooseHeadOfLayer(head) {
+  const panel = active();
+  if (head === "") panel.head = null;
+  else if (headNow(panel) !== Number(head)) chooseHead(panel, headLayer(panel), Number(head));
+}
+
+/** Open a second panel, or close one. The second shows the next result, or the same query in the last layer. */
 function toggleCompare() {
   if (state.panels.length > 1) state.panels = [active()];
   else {
@@ -111,33 +83,6 @@ function toggleCompare() {
   buildPanels();
 }
 
-function drawWords() {
-  const panel = active(),
-    result = resultOf(panel),
-    isAttention = mapOf(panel).name === "attention";
-  for (const name of ["question", "answer"]) {
-    const pieces = result.pieces[name].map(([text, row]) => {
-      if (row === null) return text;
-      const button = make("button", { type: "button", class: "word" }, text);
-      button.dataset.row = row;
-      button.setAttribute("aria-pressed", String(isAttention && panel.row === row));
-      button.addEventListener("click", () => change(() => chooseRow(state.active, row)));
-      return button;
-    });
-    $(name).replaceChildren(...(pieces.length ? pieces : [t("no_answer")]));
-  }
-  $("supplied").textContent = supplied(result);
-  const queries = [...result.rows.entries()].filter(([, row]) => !row.kind.endsWith(" word"));
-  const choose = (number) => () => chooseRow(state.active, number);
-  const chips = queries.map(([number, row]) => {
-    return chip(t(`q_${row.kind}`, row.text), isAttention && panel.row === number, choose(number));
-  });
-  $("queries").replaceChildren(...chips);
-}
-
-/** The model's own answer where the answer was supplied; otherwise empty. */
-const supplied = ({ own_answer: own }) => (own === null ? "" : ` (${t("supplied", isolate(own || t("no_answer")))})`);
-
 function chip(text, pressed, choose) {
   const button = make("button", { type: "button" }, text);
   button.setAttribute("aria-pressed", String(pressed));
@@ -145,26 +90,36 @@ function chip(text, pressed, choose) {
   return button;
 }
 
-/** Label of a question in the list of questions; questions with the same text get more details. */
-function questionName(result, number) {
+/** Fill a list with [value, text] options; unchanged options are not replaced. */
+function fill(select, options, value) {
+  const key = JSON.stringify(options);
+  if (select.dataset.key !== key) {
+    select.dataset.key = key;
+    select.replaceChildren(...options.map(([name, text]) => make("option", { value: name }, text)));
+  }
+  select.value = value;
+}
+
+/** Label of a result in the list of results; results with the same title get more details. */
+function resultName(result, number) {
   const othersBy = (label) => DATA.results.map(label).filter((_, i) => i !== number);
-  const detailed = ({ maps, headline, clip, question, media }) => {
+  const detailed = ({ maps, headline, clip, title, media }) => {
     const { sources, name } = maps[headline],
       layers = layersName(sources[0].layers);
-    const mode = clip && clip.way !== "clip" ? [clip.way] : [];
-    return [question, media[0].name, headline ? t("method", name) : layers, ...mode].join(" · ");
+    const mode = clip?.way && clip.way !== "clip" ? [clip.way] : [];
+    return [title, media[0].name, headline ? t("method", name) : layers, ...mode].join(" · ");
   };
-  if (!othersBy((other) => other.question).includes(result.question)) return result.question;
+  if (!othersBy((other) => other.title).includes(result.title)) return result.title;
   const name = detailed(result);
   return othersBy(detailed).includes(name) ? `${name} (${number + 1})` : name;
 }
 
-function drawQuestions() {
-  $("questions").hidden = DATA.results.length < 2;
-  $("questions").replaceChildren(
+function drawResults() {
+  $("results").hidden = DATA.results.length < 2;
+  $("results").replaceChildren(
     ...DATA.results.map((result, number) => {
       const panels = [...state.panels.entries()].filter(([, panel]) => panel.result === number).map(([i]) => "AB"[i]);
-      const button = chip(questionName(result, number), active().result === number, () => {
+      const button = chip(resultName(result, number), active().result === number, () => {
         state.panels[state.active] = newPanel(number);
         Object.assign(state, { cell: null, selected: null });
         buildPanels();
@@ -175,42 +130,68 @@ function drawQuestions() {
   );
 }
 
+/** Draw the buttons of the queries; words are chosen in their texts. */
+function drawQueries() {
+  const panel = active(),
+    result = resultOf(panel);
+  const queries = [...result.rows.entries()].filter(([, row]) => !row.kind.endsWith(" word"));
+  const chips = queries.map(([number, row]) => {
+    const pressed = panel.row === number && hasRow(mapOf(panel), number);
+    return chip(rowText("q", row), pressed, () => {
+      chooseRow(state.active, number);
+      if (result.cell_rows) state.selected = null;
+    });
+  });
+  $("queries").replaceChildren(...chips, ...(kindOf(result).chips?.(panel) ?? []));
+  setText($("queries-hint"), (kindOf(result).hint ?? (() => ""))(panel));
+  $("queries-hint").hidden = !$("queries-hint").textContent;
+}
+
 function drawLayers() {
   const panel = active(),
     result = resultOf(panel),
     map = mapOf(panel),
+    source = sourceOf(panel),
     first = firstLayer(map),
     layers = layersOf(map),
     slider = $("layer");
   $("map-line").hidden = result.maps.length < 2;
-  const names = result.maps.map(({ name }) => name);
-  if ($("map").options.length !== names.length || names.some((name, i) => $("map").options[i].text !== name)) {
-    $("map").replaceChildren(...names.map((name, number) => make("option", { value: number }, name)));
-  }
-  $("map").value = panel.map;
-  const averages = [...map.sources.entries()].filter(([, source]) => source.id !== "layer");
-  const chips = averages.map(([number, source]) => {
-    const pressed = panel.source === number && !panel.head;
-    return chip(sourceName(result, panel.map, source), pressed, () => chooseSource(panel, number));
-  });
+  fill($("map"), [...result.maps.entries()].map(([number, each]) => [String(number), mapName(each)]), String(panel.map));
+  const averages = [...map.sources.entries()].filter(([, each]) => each.id !== "layer" && layers.length);
+  const chips = averages.map(([number, each]) =>
+    chip(sourceName(result, panel.map, each), panel.source === number, () => chooseSource(panel, number)),
+  );
   $("sources").replaceChildren(...chips);
-  const single = first >= 0 && panel.source >= first && !panel.head;
+  const single = source.id === "layer",
+    name = single ? layerName(source.layers[0]) : "–";
   slider.max = Math.max(layers.length - 1, 0);
   slider.disabled = $("play").disabled = !layers.length;
   $("layer-line").hidden = !layers.length;
   if (!layers.length) players.layers.stop();
   if (single) slider.value = panel.source - first;
   slider.classList.toggle("idle", !single);
-  slider.setAttribute("aria-valuetext", single ? `${t("layer")} ${map.sources[panel.source].layers[0]}` : "–");
-  $("layer-told").textContent = single ? String(map.sources[panel.source].layers[0]) : "–";
+  slider.setAttribute("aria-valuetext", single && source.layers[0] >= 0 ? `${t("layer")} ${name}` : name);
+  $("layer-value").textContent = name;
+  drawHeadList(panel);
   drawShares(panel, map, layers, single ? panel.source - first : -1);
+}
+
+/** List the single heads of the layer that is shown. */
+function drawHeadList(panel) {
+  const { heads } = resultOf(panel).maps[0],
+    numbers = headLayer(panel) >= 0 ? heads.numbers : [];
+  $("head-line").hidden = !heads || mapOf(panel).kind !== "attention";
+  const options = numbers.map((number, head) => [String(head), t("head_n", number)]);
+  fill($("head"), [["", t("all_heads")], ...options], String(headNow(panel) ?? ""));
+  $("head").disabled = !options.length;
 }
 
 /** Draw one bar per layer: the share on the picture. */
 function drawShares(panel, map, layers, chosen) {
-  $("shares").hidden = $("shares-hint").hidden = map.name !== "attention" || layers.length < 2;
-  const masses = layers.map((source) => source.mass[panel.row] ?? 0),
+  const masses = layers.map((source) => source.mass?.[panel.row] ?? 0),
     highest = Math.max(...masses, 1e-9);
+  $("shares").hidden = $("shares-hint").hidden =
+    map.kind !== "attention" || layers.length < 2 || !map.sources[0].mass || panel.row >= resultOf(panel).rows.length;
   const svg = makeSvg("svg", {
     "viewBox": `0 0 ${layers.length} 10`,
     "preserveAspectRatio": "none",
@@ -239,23 +220,15 @@ function drawShares(panel, map, layers, chosen) {
   $("shares").replaceChildren(svg);
 }
 
-function drawHeads() {
-  const panel = active(),
-    { heads } = resultOf(panel).maps[0],
-    by = $("heads-by").value;
-  $("heads-card").hidden = !heads;
-  if (!heads) return;
-  const describeHead = (layer, head) =>
-    `${t("head_of", heads.layers[layer], heads.numbers[head])}: ${percent(heads[by][layer][head])}`;
-  drawMatrix($("heads"), {
-    values: heads[by],
-    layers: heads.layers,
-    heads: heads.numbers,
-    chosen: panel.head,
-    label: t("heads"),
-    describe: describeHead,
-    pick: (layer, head) => change(() => Object.assign(panel, { map: 0, source: 0, row: 0, head: [layer, head] })),
-  });
-  const ends = t("heads_ends", ...endsOf(heads[by]).map(percent));
-  setText($("heads-told"), `${panel.head ? describeHead(...panel.head) : t("heads_hint")} ${ends}`);
+function drawColours() {
+  const result = resultOf(active());
+  for (const name of ["colormap", "interp", "scale"]) $(name).value = state[name];
+  $("alpha-value").textContent = percent(state.alpha);
+  $("compare").setAttribute("aria-pressed", String(state.panels.length > 1));
+  const hasInput = result.media.some((medium) => medium.inputs),
+    hints = [...(hasInput ? [t("input_hint")] : []), ...(result.media.some(isCropped) ? [t("veiled")] : [])];
+  $("input").hidden = !hasInput;
+  $("input").setAttribute("aria-pressed", String(state.input));
+  $("input-hint").textContent = hints.join(" ");
+  $("input-hint").hidden = !hints.length;
 }

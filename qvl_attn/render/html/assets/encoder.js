@@ -1,249 +1,126 @@
-// The page of an encoder: its controls change `state`, and everything is drawn from it.
+// What an encoder's result has of its own: patches to click, similarity and saliency, and the shares of its tokens.
 
-let scheduled = false;
-
-/** Change the state, then draw the page, at most once per frame of the screen. */
-function change(update) {
-  update();
-  if (scheduled) return;
-  scheduled = true;
-  requestAnimationFrame(() => {
-    scheduled = false;
-    drawAll();
-  });
+/** Describe the file and what the encoder sees of it. */
+function drawFacts() {
+  const result = resultOf(active()),
+    { made, media, input_px, patch_px, clip } = result,
+    [, rows, columns] = media[0].grid;
+  const steps = clip ? ` · ${t("facts_steps", clip.steps)}` : "";
+  const parts = [...media[0].size_px, `${made.model} (${made.family})`, ...input_px, columns, rows, patch_px];
+  $("facts").textContent = t("facts", ...parts) + steps;
 }
 
-/** Choose a layer, or the first or last one if it is out of range. */
-function chooseLayer(layer) {
-  const layers = layersOf();
-  state.layer = Math.min(Math.max(layer, layers[0]), layers[layers.length - 1]);
+/** The number among `cell_rows` of the patch that is nearest to a place. */
+function nearestRow(result, place) {
+  const columns = result.media[0].grid[2],
+    squared = (patch) =>
+      (Math.floor(patch / columns) - Math.floor(place / columns)) ** 2 + ((patch % columns) - (place % columns)) ** 2;
+  return result.cell_rows.reduce(
+    (best, patch, i) => (squared(patch) < squared(result.cell_rows[best]) ? i : best),
+    0,
+  );
 }
 
-function stepLayer(by) {
-  const layers = layersOf(),
-    index = layers.indexOf(state.layer) + by;
-  if (!isSaliency()) state.layer = layers[Math.min(Math.max(index, 0), layers.length - 1)];
+/** The place of the patch that was clicked in a panel, whose row it shows; otherwise null. */
+function clickedPlace(panel, number) {
+  const result = resultOf(panel),
+    { selected } = state;
+  if (!result.cell_rows || panel.row < result.rows.length) return null;
+  return selected?.panel === number ? placeOf(result, selected.index) : rowAt(result, panel.row).place;
 }
 
-/** Choose the kind of map: attention, similarity to a query patch, or the number of a saliency map. */
-function chooseKind(kind) {
-  if (kind === "similarity" && !hasSimilarity()) return;
-  state.kind = /^\d+$/.test(kind) ? Number(kind) : kind;
-  if (!isSaliency()) {
-    const layers = layersOf();
-    state.layer = layers.reduce((best, layer) =>
-      Math.abs(layer - state.layer) < Math.abs(best - state.layer) ? layer : best,
-    );
-  }
+/** Show the attention of a patch, or of the query if the patch was chosen before. Other maps do not change. */
+function selectPatch(number, cell) {
+  const panel = state.panels[number],
+    result = resultOf(panel),
+    place = placeOf(result, cell.index);
+  if (!result.cell_rows || mapOf(panel).kind !== "attention") return;
+  if (clickedPlace(panel, number) === place) return clearSelection();
+  if (panel.row < result.rows.length) panel.query = { map: panel.map, row: panel.row, head: panel.head };
+  state.selected = cell;
+  chooseRow(number, result.rows.length + nearestRow(result, place));
 }
 
-/** Show the attention of a patch, or of the query if the patch was chosen before. Other kinds of map do not change. */
-function choosePatch(place) {
-  if (!DATA.clicked || place === null || state.kind !== "attention") return;
-  state.place = state.place === place ? null : place;
+/** The button that says which patch was clicked, and goes back to the query. */
+function clickedChip(panel) {
+  const result = resultOf(panel),
+    place = clickedPlace(panel, state.active),
+    columns = result.media[0].grid[2];
+  if (!result.cell_rows) return [];
+  const name = place === null ? t("clicked_none") : t("q_cell", Math.floor(place / columns) + 1, (place % columns) + 1);
+  const button = chip(name, place !== null, clearSelection);
+  button.disabled = place === null;
+  return [button];
 }
 
-function pointAt(place) {
-  state.cell = place;
-  drawMarks();
-  inspect();
-}
-
-/** Move from patch to patch with the arrow keys; Enter chooses one. */
-function moveByKey(event) {
-  const moves = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] },
-    current = state.cell;
-  if (moves[event.key]) {
-    const [down, right] = moves[event.key];
-    const row = current === null ? 0 : Math.min(Math.max(rowAt(current) + down, 0), ROWS - 1),
-      column = current === null ? 0 : Math.min(Math.max(columnAt(current) + right, 0), COLUMNS - 1);
-    pointAt(row * COLUMNS + column);
-  } else if (event.key === "Enter" || event.key === " ") change(() => choosePatch(current));
-  else return;
-  event.preventDefault();
-}
-
-function listen() {
-  $("picture").addEventListener("pointermove", (event) => pointAt(placeAt(event)));
-  $("picture").addEventListener("pointerleave", () => pointAt(null));
-  $("picture").addEventListener("click", (event) => change(() => choosePatch(placeAt(event))));
-  $("picture").addEventListener("keydown", moveByKey);
-  $("layer").addEventListener("input", () => change(() => (state.layer = layersOf()[Number($("layer").value)])));
-  $("kind").addEventListener("change", () => change(() => chooseKind($("kind").value)));
-  $("over").addEventListener("change", () => {
-    const over = $("over").value;
-    change(() => (state.over = /^\d+$/.test(over) ? Number(over) : over));
-  });
-  $("step").addEventListener("input", () => change(() => (state.step = Number($("step").value))));
-  $("alpha").addEventListener("input", () => change(() => (state.alpha = Number($("alpha").value))));
-  for (const name of ["colormap", "interp", "scale"])
-    $(name).addEventListener("change", () => change(() => (state[name] = $(name).value)));
-  $("back").addEventListener("click", () => change(() => (state.back = !state.back)));
-  $("save").addEventListener("click", saveEncoderView);
-  document.addEventListener("keydown", (event) => {
-    const { key } = event,
-      target = /** @type {Element} */ (event.target);
-    if (event.ctrlKey || event.metaKey || event.altKey || target.matches("select, input:not([type=range])")) return;
-    if (key === "[" || key === "]") change(() => stepLayer(key === "]" ? 1 : -1));
-    else if (key === "," || key === ".")
-      change(() => (state.step = Math.min(Math.max(state.step + (key === "." ? 1 : -1), 0), STEPS - 1)));
-    else if (key === "Escape") change(() => Object.assign(state, { place: null, cell: null }));
-  });
-}
-
-/** Draw the buttons of the queries; similarity has only query patches. */
-function drawQueries() {
-  const isSimilarity = state.kind === "similarity",
-    queries = isSimilarity ? pointQueries() : DATA.queries;
-  const chips = queries.map((query) => {
-    const button = make("button", { type: "button" }, queryName(query));
-    button.setAttribute("aria-pressed", String(query === queryNow() && !clicked()));
-    button.addEventListener("click", () =>
-      change(() => Object.assign(state, { query: DATA.queries.indexOf(query), place: null })),
-    );
-    return button;
-  });
-  if (DATA.clicked && !isSimilarity) {
-    const place = state.place,
-      name = place === null ? t("w_none") : t("w_clicked", rowAt(place) + 1, columnAt(place) + 1);
-    const button = make("button", { type: "button", disabled: place === null }, name);
-    button.setAttribute("aria-pressed", String(clicked()));
-    button.addEventListener("click", () => change(() => (state.place = null)));
-    chips.push(button);
-  }
-  const focused = [...$("queries").children].indexOf(document.activeElement);
-  $("queries").replaceChildren(...chips);
-  $("queries").hidden = isSaliency();
-  if (focused >= 0) chips[Math.min(focused, chips.length - 1)].focus({ preventScroll: true });
-  const clickable = DATA.clicked?.places.length ?? 0;
-  const lines = [clickable ? t("click_hint") : t("click_none")];
-  if (clickable && clickable < CELLS) lines.push(t("click_some", clickable, CELLS));
-  setText($("click-hint"), lines.join(" "));
-  $("click-hint").hidden = state.kind !== "attention";
-  const notice = substituteNotice();
-  $("nearest").hidden = !notice;
-  setText($("nearest"), notice);
+function patchHint(panel) {
+  const result = resultOf(panel),
+    cells = result.media[0].grid[1] * result.media[0].grid[2],
+    clickable = result.cell_rows?.length ?? 0;
+  if (mapOf(panel).kind !== "attention") return "";
+  if (!clickable) return t("click_none");
+  return [t("click_hint"), ...(clickable < cells ? [t("click_some", clickable, cells)] : [])].join(" ");
 }
 
 /** A notice if a click has no effect, or if another patch stands in for the clicked one; otherwise empty. */
-function substituteNotice() {
-  if (isSaliency()) return t("click_saliency");
-  if (state.kind === "similarity") return t("click_alike", ...queryNow().point);
-  if (!clicked() || nearest(state.place) === state.place) return "";
-  return t("nearest", rowAt(state.place) + 1, columnAt(state.place) + 1);
+function patchNotice(panel, number) {
+  const result = resultOf(panel),
+    { kind } = mapOf(panel),
+    row = rowAt(result, panel.row),
+    place = clickedPlace(panel, number),
+    columns = result.media[0].grid[2];
+  if (kind === "saliency") return t("click_saliency");
+  if (kind === "similarity") return t("click_alike", ...row.parts);
+  if (place === null || row.place === place) return "";
+  return t("nearest", Math.floor(place / columns) + 1, (place % columns) + 1);
 }
 
-/** Fill a list with [value, text] options; unchanged options are not replaced. */
-function fill(select, options, value) {
-  const key = JSON.stringify(options);
-  if (select.dataset.key !== key) {
-    select.dataset.key = key;
-    select.replaceChildren(...options.map(([name, text]) => make("option", { value: name }, text)));
-  }
-  select.value = value;
+/** Describe a map of similarity or saliency. */
+function describePatchMap(panel) {
+  const map = mapOf(panel),
+    [layer] = sourceOf(panel).layers;
+  if (map.kind === "saliency")
+    return t("saliency_of", t(`m_${map.name}`), map.target, t(map.of_text ? "cosine" : "probability"), map.score.toFixed(3));
+  const depth = layer < 0 ? t("before_layers") : t("after_layer", layer);
+  return `${t("alike", ...rowAt(resultOf(panel), panel.row).parts)} · ${depth}`;
 }
 
-function drawChoices() {
-  const layers = layersOf(),
-    isAttention = state.kind === "attention";
-  const kinds = [["attention", t("kind_attention")]];
-  if (pointQueries().length) kinds.push(["similarity", t(hasSimilarity() ? "cosine" : "cosine_asked")]);
-  DATA.saliency.forEach(({ method, target }, number) =>
-    kinds.push([String(number), t("kind_saliency", t(`m_${method}`), target)]),
-  );
-  $("kind-line").hidden = kinds.length < 2;
-  fill($("kind"), kinds, String(state.kind));
-  for (const option of $("kind").options) option.disabled = option.value === "similarity" && !hasSimilarity();
-  $("layer-line").hidden = isSaliency();
-  $("layer").max = layers.length - 1;
-  $("layer").value = layers.indexOf(state.layer);
-  const layer = state.layer < 0 ? t("before_layers") : String(state.layer);
-  $("layer").setAttribute("aria-valuetext", state.layer < 0 ? layer : `${t("layer")} ${layer}`);
-  $("layer-told").textContent = layer;
-  $("over-line").hidden = !isAttention;
-  const maps = clicked() ? ["mean"] : Object.keys(queryNow().maps),
-    heads = hasHeads(state.layer) ? [...Array(DATA.head_count).keys()] : [];
-  const overs = [
-    ...maps.map((name) => [name, t(`over_${name}`)]),
-    ...heads.map((head) => [String(head), t("head_n", head)]),
-  ];
-  fill($("over"), overs, String(overNow()));
-  $("over").disabled = overs.length < 2;
-  for (const name of ["colormap", "interp", "scale"]) $(name).value = state[name];
-  $("scale-line").hidden = !isAttention;
-  $("alpha-told").textContent = percent(state.alpha);
-  $("back").setAttribute("aria-pressed", String(state.back));
-  $("back-hint").textContent = [t("back_hint"), ...(IS_CROPPED ? [t("veiled")] : [])].join(" ");
-  $("step-line").hidden = STEPS < 2;
-  $("step").max = STEPS - 1;
-  $("step").value = state.step;
-  $("step").setAttribute("aria-valuetext", describeStep());
-  $("step-told").textContent = describeStep();
+/** Describe the value of a uniform map. */
+function describeUniform(panel) {
+  const { tokens } = entryOf(panel);
+  return t(tokens < resultOf(panel).tokens ? "even_window" : "even", tokens);
 }
 
-function drawFoot() {
-  const { made } = DATA,
-    nameOf = (query) => (query.startsWith("at_") ? query : t(`w_${query}`));
-  const leftOut = DATA.left_out.map(([kind, ...details]) => {
-    if (kind === "over") return t("left_over", t(`over_${details[0]}`), nameOf(details[1]));
-    if (kind === "saliency") return t("left_saliency", t(`m_${details[0]}`), details[1]);
-    return t(`left_${kind}`, ...details.map((detail) => (typeof detail === "string" ? nameOf(detail) : detail)));
-  });
-  $("notes").replaceChildren(...[...leftOut, ...DATA.notes].map((line) => make("li", {}, line)));
-  const versions = [made.dtype, made.device, made.transformers, made.torch];
-  $("made").textContent = t(
-    "made_encoder",
-    made.qvl_attn,
-    made.model,
-    made.revision.slice(0, 12),
-    made.family,
-    ...versions,
-  );
-  $("file").textContent = DATA.name;
-  const steps = DATA.steps.of > 1 ? ` · ${t("seen_steps", DATA.steps.of)}` : "";
-  $("seen").textContent =
-    t("seen", ...DATA.size_px, `${made.model} (${made.family})`, ...DATA.input_px, COLUMNS, ROWS, DATA.patch_px) +
-    steps;
-  $("about").textContent = `${DATA.name} ${DATA.size_px.join("×")}`;
+/** Describe the share of the attention that goes to patches, and where the rest goes. */
+function describePatchShare(panel) {
+  const result = resultOf(panel),
+    { kind } = mapOf(panel),
+    { values, fine } = valuesOf(panel),
+    source = sourceOf(panel),
+    row = rowAt(result, panel.row);
+  if (kind === "saliency") return t("unscaled_saliency");
+  if (kind === "similarity") return t("unscaled_cosine");
+  if (!fine) return "–";
+  if (source.heads !== "all" && headNow(panel) === null) return t("no_share");
+  if (!result.prefix.length) return t("share_all");
+  const rest =
+    row.kind === "cell"
+      ? t("share_rest", result.prefix.map((role) => t(`rest_${role}`)).join(" + "))
+      : result.prefix.map((role) => t(`share_${role}`, percent(prefixShare(panel, row.prefix[role])))).join("");
+  return t("share_patches", percent(sum(visibleCells(result, 0, values))), rest);
 }
 
-function drawAll() {
-  translate();
-  drawQueries();
-  drawChoices();
-  drawPicture();
-  drawMarks();
-  inspect();
-  drawStrongest();
-  drawLayerThumbs();
-  drawHeadThumbs();
-  drawFigures();
-  drawFoot();
+/** Share of the query's attention, by layer, head and step, that goes to [CLS], or to the registers. */
+function prefixShare(panel, shares) {
+  const heads = shares[sourceOf(panel).layers[0]].map((steps) => steps[stepNow(resultOf(panel))]),
+    head = headNow(panel);
+  return head === null ? sum(heads) / heads.length : heads[head];
 }
 
-async function begin() {
-  $("colormap").replaceChildren(...Object.keys(TABLES).map((name) => make("option", { value: name }, name)));
-  await unpack(entryOf().block);
-  listenToHeader(() => change(() => {}));
-  listen();
-  buildPicture();
-  drawAll();
-  document.documentElement.dataset.state = "coarse";
-  let drawn = performance.now();
-  await unpackAll(
-    () => [entryOf().block, ...(hasHeads(state.layer) ? [entryOf(state.layer, 0).block] : [])],
-    (done, total) => {
-      $("progress").textContent = done < total ? t("loading", done, total) : "";
-      if (performance.now() - drawn < 200) return;
-      drawn = performance.now();
-      change(() => {});
-    },
-  );
-  change(() => {});
-  document.documentElement.dataset.state = "fine";
+/** Describe what was left out of the page. */
+function leftOutOfEncoder(kind, ...details) {
+  const query = (name) => (name.startsWith("at_") ? name : t(`q_${name}`));
+  if (kind === "over") return t("left_over", t(`over_${details[0]}`), query(details[1]));
+  if (kind === "saliency") return t("left_saliency", t(`m_${details[0]}`), details[1]);
+  return t(`left_${kind}`, ...details.map((detail) => (typeof detail === "string" ? query(detail) : detail)));
 }
-
-begin().catch((error) => {
-  $("progress").textContent = t("broken", error.message);
-  throw error;
-});

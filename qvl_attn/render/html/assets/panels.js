@@ -2,7 +2,6 @@
 
 // Up to this many pictures stand in one row; more are wrapped.
 const MAX_IN_ROW = 3;
-const aspectOf = (medium) => medium.drawn_px[0] / medium.drawn_px[1];
 
 /** Build the panels again, after their number or pictures changed. */
 function buildPanels() {
@@ -17,42 +16,17 @@ function buildPanel(panel, number) {
   pick.setAttribute("aria-label", t("a_panel", name));
   pick.addEventListener("click", () => change(() => (state.active = number)));
   const pictures = result.media.map((medium, mediaIndex) => {
-    const [width, height] = medium.drawn_px;
-    const figure = make(
-      "figure",
-      { class: "picture", tabIndex: 0, role: "application" },
-      make("img", {
-        alt: "",
-        src: medium.picture === null ? "" : pictureUrl(medium.picture),
-        width,
-        height,
-        draggable: false,
-      }),
-      make("canvas", { width, height }),
-      makeSvg("svg", {
-        "viewBox": `0 0 ${medium.size_px.join(" ")}`,
-        "preserveAspectRatio": "none",
-        "aria-hidden": "true",
-      }),
-    );
-    figure.style.aspectRatio = `${width} / ${height}`;
+    const [width, height] = medium.drawn_px,
+      figure = buildPicture(medium);
+    figure.tabIndex = 0;
+    figure.setAttribute("role", "application");
     const cellAt = (event) => {
-      const box = figure.getBoundingClientRect(),
-        [, rows, columns] = medium.grid;
-      const [x, y] = [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
-      const [row, column] = [Math.floor(y * rows), Math.floor(x * columns)];
-      if (row < 0 || column < 0 || row >= rows || column >= columns) return null;
-      return { panel: number, index: startOf(result, mediaIndex) + row * columns + column };
+      const cell = cellUnder(event, figure, medium);
+      return cell === null ? null : { panel: number, index: startOf(result, mediaIndex) + cell };
     };
     figure.addEventListener("pointermove", (event) => pointAt(cellAt(event)));
     figure.addEventListener("pointerleave", () => pointAt(null));
-    figure.addEventListener("click", (event) =>
-      change(() => {
-        state.active = number;
-        const cell = cellAt(event);
-        state.selected = state.selected?.index === cell?.index && state.selected?.panel === number ? null : cell;
-      }),
-    );
+    figure.addEventListener("click", (event) => change(() => selectCell(number, cellAt(event))));
     figure.addEventListener("keydown", (event) => moveByKey(event, number, mediaIndex));
     const item = make("div", { class: "shot" }, figure);
     if (result.media.length > 1) item.append(make("small", {}, `${mediaIndex + 1} · ${medium.name}`));
@@ -68,6 +42,7 @@ function buildPanel(panel, number) {
     { class: "panel card" },
     make("h2", {}, pick, make("span", { class: "what" })),
     row,
+    make("p", { class: "hint notice", role: "status", hidden: true }),
     make(
       "div",
       { class: "scale" },
@@ -75,12 +50,48 @@ function buildPanel(panel, number) {
       make("canvas", { width: 256, height: 12, class: "bar" }),
       make("span", { class: "high" }),
     ),
-    make("p", { class: "hint told" }),
+    make("p", { class: "hint ends" }),
     make("p", { class: "hint share" }),
   );
 }
 
-/** Move from cell to cell of a picture with the arrow keys; Enter selects, Escape clears. */
+/** The step's row and column of the cell under the pointer, or null. */
+function cellUnder(event, figure, medium) {
+  const box = figure.getBoundingClientRect(),
+    [, rows, columns] = medium.grid,
+    [x0, y0, x1, y1] = regionOf(medium);
+  const x = ((event.clientX - box.left) / box.width) * medium.size_px[0],
+    y = ((event.clientY - box.top) / box.height) * medium.size_px[1];
+  const [row, column] = [Math.floor(((y - y0) / (y1 - y0)) * rows), Math.floor(((x - x0) / (x1 - x0)) * columns)];
+  return row < 0 || column < 0 || row >= rows || column >= columns ? null : row * columns + column;
+}
+
+/** Select a cell of a panel, or unselect it if it is selected; a kind of result may do so in its own way. */
+function selectCell(number, cell) {
+  state.active = number;
+  if (!cell) return;
+  const select = kindOf(resultOf(state.panels[number])).select ?? toggleCell;
+  select(number, cell);
+}
+
+function toggleCell(number, cell) {
+  const { selected } = state;
+  state.selected = selected?.index === cell.index && selected.panel === number ? null : cell;
+}
+
+/** Unselect the cell, and show the queries in whose place its rows were shown. */
+function clearSelection() {
+  Object.assign(state, { selected: null, cell: null });
+  for (const panel of state.panels) {
+    if (panel.row >= resultOf(panel).rows.length) {
+      const { map, row, head } = panel.query;
+      if (panel.map !== map) chooseMap(panel, map);
+      Object.assign(panel, { row, head });
+    }
+  }
+}
+
+/** Move from cell to cell of a picture with the arrow keys; Enter or space selects, Escape clears. */
 function moveByKey(event, number, mediaIndex) {
   const result = resultOf(state.panels[number]),
     [, rows, columns] = result.media[mediaIndex].grid;
@@ -95,9 +106,8 @@ function moveByKey(event, number, mediaIndex) {
     const row = current === null ? 0 : Math.min(Math.max(Math.floor(current / columns) + down, 0), rows - 1);
     const column = current === null ? 0 : Math.min(Math.max((current % columns) + right, 0), columns - 1);
     pointAt({ panel: number, index: start + row * columns + column });
-  } else if (event.key === "Enter" && state.cell?.panel === number)
-    change(() => Object.assign(state, { active: number, selected: state.cell }));
-  else if (event.key === "Escape") change(() => Object.assign(state, { selected: null, cell: null }));
+  } else if ((event.key === "Enter" || event.key === " ") && state.cell?.panel === number)
+    change(() => selectCell(number, state.cell));
   else return;
   event.preventDefault();
 }
@@ -108,88 +118,105 @@ function pointAt(cell) {
   inspect();
 }
 
-function drawPanels() {
-  state.panels.forEach((panel, number) => {
-    const section = $("panels").children[number],
-      result = resultOf(panel),
-      description = describe(panel);
-    const { values, fine } = valuesOf(panel),
-      high = highOf(panel, values),
-      hasAttention = entryOf(panel).mass > 0;
-    section.classList.toggle("active", state.panels.length > 1 && number === state.active);
-    section.classList.toggle("coarse", !fine);
-    section.querySelector(".what").textContent = description;
-    section.querySelector(".pick").setAttribute("aria-pressed", String(number === state.active));
-    result.media.forEach((medium, mediaIndex) => {
-      const figure = section.querySelectorAll(".picture")[mediaIndex],
-        canvas = figure.querySelector("canvas");
-      const start = startOf(result, mediaIndex),
-        [, rows, columns] = medium.grid;
-      if (result.clip) showFrame(figure.querySelector("img"), result.clip.frames[frameNow(result)]);
-      canvas.style.opacity = hasAttention && values.length ? state.alpha : 0;
-      if (values.length) {
-        const cells = values.subarray(start, start + rows * columns);
-        paint(canvas, cells, rows, columns, high, state.colormap, state.interp);
-      }
-      figure.setAttribute("aria-label", t("picture_label", medium.name, description));
-    });
-    paintBar(section.querySelector(".bar"), state.colormap);
-    drawScale(section, panel, hasAttention ? high : null);
-  });
-}
-
-function showFrame(img, picture) {
+function showImage(image, picture) {
   const url = pictureUrl(picture);
-  if (img.getAttribute("src") !== url) img.src = url;
+  if (image.getAttribute("src") !== url) image.src = url;
 }
 
-/** Write the end of the scale, the range of the values and the share; the range waits for the fine values. */
+function drawPanels() {
+  state.panels.forEach((panel, number) => inKind(resultOf(panel), () => drawPanel(panel, number)));
+}
+
+function drawPanel(panel, number) {
+  const section = $("panels").children[number],
+    result = resultOf(panel),
+    description = describe(panel);
+  const { values, fine } = valuesOf(panel),
+    high = highOf(panel, values),
+    isEmpty = entryOf(panel).mass <= 0;
+  section.classList.toggle("active", state.panels.length > 1 && number === state.active);
+  section.classList.toggle("coarse", !fine);
+  section.querySelector(".what").textContent = description;
+  section.querySelector(".pick").setAttribute("aria-pressed", String(number === state.active));
+  result.media.forEach((medium, mediaIndex) => {
+    const figure = section.querySelectorAll(".picture")[mediaIndex],
+      canvas = figure.querySelector("canvas"),
+      input = figure.querySelector(".input");
+    if (result.clip) showImage(figure.firstChild, result.clip.frames[frameNow(result)]);
+    if (input) input.hidden = !state.input;
+    if (input && state.input) showImage(input, medium.inputs[stepNow(result)]);
+    canvas.style.opacity = values.length && !isEmpty ? state.alpha : 0;
+    if (values.length) {
+      const [, rows, columns] = medium.grid;
+      paint(canvas, visibleCells(result, mediaIndex, values), rows, columns, high, state.colormap, state.interp);
+    }
+    figure.setAttribute("aria-label", t("picture_label", medium.name, description));
+  });
+  const notice = kindOf(result).notice?.(panel, number) ?? "";
+  section.querySelector(".notice").hidden = !notice;
+  setText(section.querySelector(".notice"), notice);
+  paintBar(section.querySelector(".bar"), state.colormap);
+  drawScale(section, panel, isEmpty ? null : high);
+}
+
+/** Write the end of the scale, the range of the values and the share; what needs the fine values waits for them. */
 function drawScale(section, panel, high) {
   const { values, fine } = valuesOf(panel),
-    share = shareOf(panel);
-  const uniform = entryOf(panel).mass / totalOf(resultOf(panel)),
-    cells = scaledCells(panel, values);
-  section.querySelector(".high").textContent = high === null ? "–" : compact(high);
-  let range = t("empty");
-  if (high !== null && fine) {
-    const [min, max] = [cells.reduce((a, b) => Math.min(a, b)), cells.reduce((a, b) => Math.max(a, b))];
-    const above = cells.filter((value) => value > high * (1 + 2 ** -11)).length;
-    range = t("ends", compact(min), compact(max), times(max / uniform), above, cells.length);
-  } else if (high !== null) range = t("not_yet");
-  section.querySelector(".told").textContent = range;
-  const notes = [share === null ? t("unscaled") : t("share", percent(share))];
-  if (mapOf(panel).removed.length) notes.push(t("removed"));
-  section.querySelector(".share").textContent = notes.join(" · ");
+    known = high !== null && values.length;
+  section.querySelector(".high").textContent = known ? describeHigh(panel, high) : "–";
+  section.querySelector(".ends").textContent =
+    high === null ? t("empty") : fine ? describeEnds(panel, scaledCells(panel, values), high) : t("not_yet");
+  section.querySelector(".share").textContent = (kindOf(resultOf(panel)).share ?? describeShare)(panel);
 }
 
-/** Outline the pointed and the selected cell, and cross out the cells that a method removed. */
+/** Whether the model sees only a part of the picture. */
+function isCropped(medium) {
+  const [x0, y0, x1, y1] = regionOf(medium),
+    [width, height] = medium.size_px;
+  return x0 > 1 || y0 > 1 || x1 < width - 1 || y1 < height - 1;
+}
+
+/** A path that darkens what the model does not see; nothing if it sees all. */
+function veilOf(medium) {
+  if (!isCropped(medium)) return [];
+  const [x0, y0, x1, y1] = regionOf(medium),
+    [width, height] = medium.size_px;
+  const d = `M0,0H${width}V${height}H0Z M${x0},${y0}V${y1}H${x1}V${y0}Z`;
+  return [makeSvg("path", { d, "class": "veil", "fill-rule": "evenodd" })];
+}
+
+/** Cross out a box. */
+function cross([x0, y0, x1, y1]) {
+  const [w, h] = [(x1 - x0) / 4, (y1 - y0) / 4];
+  const d = `M${x0 + w},${y0 + h}L${x1 - w},${y1 - h}M${x0 + w},${y1 - h}L${x1 - w},${y0 + h}`;
+  return makeSvg("path", { d, class: "cross" });
+}
+
+/** Outline the pointed cell, the selected one and that of the row, and cross out the cells that a method removed. */
 function drawMarks() {
   state.panels.forEach((panel, number) => {
-    const result = resultOf(panel);
+    const result = resultOf(panel),
+      map = mapOf(panel),
+      { kind, place } = rowAt(result, panel.row),
+      hasPlace = Number.isInteger(place) && map.rows?.length !== 0;
     $("panels")
       .children[number].querySelectorAll(".picture svg")
       .forEach((svg, mediaIndex) => {
-        const marks = [],
+        const marks = veilOf(result.media[mediaIndex]),
           step = stepNow(result);
-        const add = (index, kind) => {
+        const visible = (index, mark) => {
           const position = positionOf(result, index);
-          if (!position || position.number !== mediaIndex || position.step !== step) return;
-          const [x0, y0, x1, y1] = position.box;
-          if (kind === "cross") {
-            const [w, h] = [(x1 - x0) / 4, (y1 - y0) / 4];
-            marks.push(
-              makeSvg("path", {
-                d: `M${x0 + w},${y0 + h}L${x1 - w},${y1 - h}M${x0 + w},${y1 - h}L${x1 - w},${y0 + h}`,
-                class: "cross",
-              }),
-            );
-          } else
-            for (const under of ["under ", ""])
-              marks.push(makeSvg("rect", { x: x0, y: y0, width: x1 - x0, height: y1 - y0, class: under + kind }));
+          if (position?.number === mediaIndex && position.step === step) marks.push(...[mark(position.box)].flat());
         };
-        for (const index of mapOf(panel).removed) add(index, "cross");
-        if (state.selected && sameCells(state.selected.panel, number)) add(state.selected.index, "kept");
-        if (state.cell && sameCells(state.cell.panel, number)) add(state.cell.index, "pointed");
+        for (const index of map.removed) visible(index, cross);
+        const { selected, cell } = state;
+        if (hasPlace) {
+          visible(startOf(result, 0) + place, (box) => outline(box, "kept"));
+          const chosen = kind === "cell" && selected?.panel === number ? placeOf(result, selected.index) : place;
+          if (chosen !== place) visible(startOf(result, 0) + chosen, (box) => outline(box, "pointed wanted"));
+        } else if (selected && !result.cell_rows && sameCells(selected.panel, number))
+          visible(selected.index, (box) => outline(box, "kept"));
+        if (cell && sameCells(cell.panel, number)) visible(cell.index, (box) => outline(box, "pointed"));
         svg.replaceChildren(...marks);
       });
   });

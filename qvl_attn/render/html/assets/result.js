@@ -1,66 +1,18 @@
 // The page of one or several results: starts, draws everything, and unpacks the maps.
 
-function drawClip() {
-  const panel = active(),
-    result = resultOf(panel),
-    clip = result.clip;
-  $("film").hidden = !clip;
-  $("scale-frame").hidden = $("scale-frame").disabled = !clip;
-  if (!clip) {
-    players.clip.stop();
-    if (state.scale === "frame") state.scale = "own";
-    return;
-  }
-  const frame = frameNow(result),
-    [steps, rows, columns] = result.media[0].grid;
-  $("frame").max = clip.frames.length - 1;
-  $("frame").value = frame;
-  setText($("frame-told"), describeFrame(result));
-  $("frame").setAttribute("aria-valuetext", describeFrame(result));
-  const timesUniform = (values) => {
-    const sums = Array.from({ length: steps }, (_, step) =>
-      sum(values.subarray(step * rows * columns, (step + 1) * rows * columns)),
-    );
-    return sums.map((mass) => (mass * steps) / (sum(sums) || 1));
-  };
-  const headline = { ...panel, map: result.headline, source: 0, row: 0, head: null };
-  const stairs = (shown) => ({ x: clip.edges_s, y: timesUniform(valuesOf(shown).values), steps: true });
-  /** @type {Line[]} */
-  const lines = [
-    { label: t("timeline_now"), kind: "main", ...stairs(panel) },
-    { label: t("timeline_chance"), kind: "chance", x: [clip.edges_s[0], clip.edges_s[steps]], y: [1, 1] },
-  ];
-  if (describe(headline) !== describe(panel))
-    lines.unshift({ label: t("timeline_headline"), kind: "other", ...stairs(headline) });
-  if (clip.alone.length)
-    lines.push({ label: t("timeline_alone"), kind: "alone", x: clip.times_s, y: clip.alone, dots: true });
-  const frameAt = (time_s) => clip.times_s.reduce((frame, start_s, i) => (start_s <= time_s + 1e-9 ? i : frame), 0);
-  $("timeline").replaceChildren(
-    chart({
-      width: Math.max($("timeline").clientWidth, 320),
-      lines,
-      xLabel: t("seconds"),
-      yLabel: t("chance_axis"),
-      label: t("timeline_hint"),
-      at: clip.times_s[frame],
-      pick: (time_s) => change(() => (state.frame = frameAt(time_s))),
-    }),
-  );
-  $("passes").hidden = !clip.passes.length;
-  $("passes")
-    .querySelector("tbody")
-    .replaceChildren(
-      ...clip.passes.map((pass) =>
-        make("tr", {}, make("td", {}, pass.when), make("td", {}, pass.answer || t("no_answer"))),
-      ),
-    );
+function drawHead() {
+  const result = resultOf(active());
+  $$("main")[0].dataset.kind = result.kind;
+  $("title").textContent = t("heading", result.title);
+  $("about").textContent = result.media.map((medium) => `${medium.name} ${medium.size_px.join("×")}`).join(", ");
 }
 
 function drawFoot() {
   const result = resultOf(active()),
-    made = result.made;
+    made = result.made,
+    leftOut = kindOf(result).leftOut ?? ((kind, ...details) => t(`left_${kind}`, ...details));
   const lines = [
-    ...result.left_out.map(([kind, ...details]) => t(`left_${kind}`, ...details)),
+    ...result.left_out.map((part) => leftOut(...part)),
     ...(result.profile ? [result.profile] : []),
     ...result.notes,
   ];
@@ -70,37 +22,39 @@ function drawFoot() {
     made.qvl_attn,
     made.model,
     made.revision.slice(0, 12),
-    made.attention,
+    madeBy(result),
     made.dtype,
     made.device,
     made.transformers,
     made.torch,
   );
-  $("about").textContent = result.media.map((medium) => `${medium.name} ${medium.size_px.join("×")}`).join(", ");
 }
+
+/** How the attention was computed, or the family of the encoder. */
+const madeBy = ({ made, kind }) => made.attention ?? made.family ?? kind;
 
 /** Draw groups of buttons again; the focus stays on the same button of the same group. */
 function keepFocus(redraw) {
-  const group = document.activeElement?.closest("#questions, #question, #answer, #queries, #sources, #lookers");
+  const group = document.activeElement?.closest("#results, #question, #answer, #queries, #sources, #attending");
   const index = group ? [...group.querySelectorAll("button")].findIndex((it) => it === document.activeElement) : -1;
   redraw();
-  if (index >= 0) group.querySelectorAll("button")[index]?.focus({ preventScroll: true });
+  if (index < 0) return;
+  const buttons = [...group.querySelectorAll("button")];
+  buttons[Math.min(index, buttons.length - 1)]?.focus({ preventScroll: true });
 }
 
 function drawAll() {
+  view.kind = resultOf(active()).kind;
   translate();
-  $("alpha-told").textContent = percent(state.alpha);
-  $("compare").setAttribute("aria-pressed", String(state.panels.length > 1));
   keepFocus(() => {
-    drawQuestions();
-    drawWords();
+    drawHead();
+    drawResults();
+    drawQueries();
     drawLayers();
-    drawAttendingWords();
+    drawSections();
   });
-  drawHeads();
   drawClip();
-  for (const name of ["colormap", "interp", "scale"]) $(name).value = state[name];
-  drawFaith();
+  drawColours();
   drawPanels();
   drawMarks();
   inspect();
@@ -119,15 +73,17 @@ async function begin() {
   buildPanels();
   drawAll();
   document.documentElement.dataset.state = "coarse";
+  let drawn = performance.now();
   await unpackAll(
     () => state.panels.map((panel) => entryOf(panel).block),
     (done, total) => {
       $("progress").textContent = done < total ? t("loading", done, total) : "";
-      if (
-        done === total ||
-        state.panels.some((panel, i) => $("panels").children[i].classList.contains("coarse") && valuesOf(panel).fine)
-      )
-        change(() => {});
+      const isFiner = state.panels.some(
+        (panel, i) => $("panels").children[i].classList.contains("coarse") && valuesOf(panel).fine,
+      );
+      if (!isFiner && (performance.now() - drawn < 200 || !document.querySelector(".thumb"))) return;
+      drawn = performance.now();
+      change(() => {});
     },
   );
   change(() => {});

@@ -1,51 +1,108 @@
-// State of the page; the values, scales and descriptions of what a panel shows.
+// State of the page of results of any kind; the values and scales of what a panel shows.
 
 const state = {
-  panels: [],
+  panels: [], // {result, map, source, row, head, layer, query}: see newPanel
   active: 0,
   alpha: 0.5,
   colormap: "inferno",
   interp: "linear",
   scale: "own",
   frame: 0,
+  input: false, // whether pictures are replaced by the model's input
   cell: null, // {panel, index} of the pointed cell
   selected: null, // {panel, index} of the clicked cell
 };
 
-const newPanel = (result) => ({ result, map: DATA.results[result].headline, source: 0, row: 0, head: null });
+/**
+ * What a panel shows: a map of a result, by numbers. `head` is null for the map's own join of heads; it stands while
+ * the layer and the row have single heads. `layer` is the last layer that was chosen; `query` what a clicked cell's row
+ * took the place of.
+ */
+function newPanel(result) {
+  const map = DATA.results[result].headline,
+    panel = { result, map, source: DATA.results[result].maps[map].start ?? 0, row: 0, head: null, layer: null, query: null };
+  rememberLayer(panel);
+  return panel;
+}
+
 const resultOf = (panel) => DATA.results[panel.result];
 const mapOf = (panel) => resultOf(panel).maps[panel.map];
+const sourceOf = (panel) => mapOf(panel).sources[panel.source];
 const cellsOf = (medium) => medium.grid[0] * medium.grid[1] * medium.grid[2];
 const totalOf = (result) => sum(result.media.map(cellsOf));
 const active = () => state.panels[state.active];
 
-/** The entry of what a panel shows: block and row of its values, its mass, and the ends of its scales. */
+/** Draw with the texts of a result's kind. */
+function inKind(result, draw) {
+  const before = view.kind;
+  view.kind = result.kind;
+  try {
+    return draw();
+  } finally {
+    view.kind = before;
+  }
+}
+
+/** A row of a result; beyond its own rows there is one for each cell of `cell_rows`, a cell's number in a step. */
+function rowAt(result, number) {
+  if (number < result.rows.length) return result.rows[number];
+  const place = result.cell_rows[number - result.rows.length],
+    columns = result.media[0].grid[2];
+  return { kind: "cell", place, parts: [Math.floor(place / columns) + 1, (place % columns) + 1] };
+}
+
+/** Whether a map has a row of its own for a row of the result. */
+const hasRow = (map, row) => (map.rows ? map.rows.includes(row) : row < map.sources[0].rows);
+
+/** The row of a panel in the blocks of its map. */
+function rowIn(panel) {
+  const { rows } = mapOf(panel);
+  return rows ? Math.max(rows.indexOf(panel.row), 0) : panel.row;
+}
+
+/** The index of a panel's layer among those with single heads for its row; -1 if it has none. */
+function headLayer(panel) {
+  const { heads } = mapOf(panel),
+    source = sourceOf(panel);
+  if (!heads || source.id !== "layer") return -1;
+  const layer = heads.layers.indexOf(source.layers[0]);
+  return layer >= 0 && panel.row < heads.rows[layer] ? layer : -1;
+}
+
+/** The index of the single head that a panel shows, or null. */
+const headNow = (panel) => (panel.head !== null && headLayer(panel) >= 0 ? panel.head : null);
+
+/** The entry of what a panel shows: block and row of its values, its mass, and the ends of its scales where known. */
 function entryOf(panel) {
-  const map = mapOf(panel);
-  if (panel.head) {
-    const [layer, head] = panel.head,
-      heads = map.heads;
+  const map = mapOf(panel),
+    source = sourceOf(panel),
+    head = headNow(panel),
+    row = rowIn(panel);
+  if (head !== null) {
+    const { heads } = map,
+      layer = headLayer(panel),
+      at = row * heads.numbers.length + head;
     return {
       block: heads.blocks[layer],
-      row: head,
-      mass: heads.mass[layer][head],
-      high: heads.high[layer][head],
-      shared: heads.shared,
+      row: at,
+      mass: heads.mass?.[layer][at],
+      tokens: source.tokens?.[row],
+      high: heads.high[layer][at],
+      shared: heads.shared[row],
     };
   }
-  const source = map.sources[panel.source];
-  const coarse = { block: map.coarse, row: source.coarse_at + panel.row };
   return {
     block: source.block,
-    row: panel.row,
-    coarse,
-    mass: source.mass[panel.row],
-    high: source.high[panel.row],
-    shared: map.shared[panel.row],
+    row,
+    coarse: row < source.coarse_rows ? { block: map.coarse, row: source.coarse_at + row } : null,
+    mass: source.mass?.[row],
+    tokens: source.tokens?.[row],
+    high: source.high[row],
+    shared: map.shared[row],
   };
 }
 
-/** The values of all cells, and whether they are fine; until then coarse means stand in, except for a head. */
+/** The values of all cells, and whether they are fine; until then coarse means stand in where there are some. */
 function valuesOf(panel) {
   const entry = entryOf(panel),
     values = rowOf(entry.block, entry.row);
@@ -97,28 +154,47 @@ function startOf(result, number) {
   return before + stepNow(result) * rows * columns;
 }
 
+/** The number in its step of a clip's or a single picture's cell. */
+const placeOf = ({ media: [{ grid }] }, index) => index % (grid[1] * grid[2]);
+
+/** The values of a picture's visible cells. */
+function visibleCells(result, number, values) {
+  const start = startOf(result, number),
+    [, rows, columns] = result.media[number].grid;
+  return values.subarray(start, start + rows * columns);
+}
+
 const stepNow = (result) => (result.clip ? result.clip.step_of[frameNow(result)] : 0);
 const frameNow = (result) => Math.min(state.frame, result.clip.frames.length - 1);
+
+/** What each cell has in a uniform map; null if the values are no shares of anything. */
+function uniformOf(panel) {
+  const { mass, tokens } = entryOf(panel);
+  if (tokens) return 1 / tokens;
+  return mass === undefined ? null : mass / totalOf(resultOf(panel));
+}
 
 /** The end of a panel's scale. Panels whose values are of one kind can share a scale. */
 function highOf(panel, values) {
   if (state.scale === "shared") {
-    const sameKind = state.panels.filter((other) => mapOf(other).name === mapOf(panel).name);
-    return Math.max(...sameKind.map((other) => entryOf(other).shared));
+    const kindOf = (other) => `${resultOf(other).kind} ${mapOf(other).name}`;
+    return Math.max(...state.panels.filter((other) => kindOf(other) === kindOf(panel)).map(sharedHigh), sharedHigh(panel));
   }
-  return scaledByFrame(panel) ? scaleHigh(scaledCells(panel, values)) : entryOf(panel).high;
+  return scaledByFrame(panel) ? scaleHigh(scaledCells(panel, values)) : (entryOf(panel).high ?? scaleHigh(values));
 }
 
-const scaledByFrame = (panel) => state.scale === "frame" && Boolean(resultOf(panel).clip);
+/** The end of one scale for all layers of a panel's map. */
+function sharedHigh(panel) {
+  const { row, shared } = entryOf(panel);
+  if (shared !== undefined) return shared;
+  return scaleHigh(mapOf(panel).sources.flatMap((source) => [...(rowOf(source.block, row) ?? [])]));
+}
+
+/** Values of both signs have a scale that is fixed. */
+const scaledByFrame = (panel) => state.scale === "frame" && Boolean(resultOf(panel).clip) && !mapOf(panel).signed;
 
 /** The cells that determine a panel's scale: all, or those of the current frame. */
-function scaledCells(panel, values) {
-  if (!scaledByFrame(panel)) return values;
-  const result = resultOf(panel),
-    start = startOf(result, 0),
-    [, rows, columns] = result.media[0].grid;
-  return values.subarray(start, start + rows * columns);
-}
+const scaledCells = (panel, values) => (scaledByFrame(panel) ? visibleCells(resultOf(panel), 0, values) : values);
 
 /** Whether two panels, by number, have the same pictures and cells, so that a cell is marked in both. */
 function sameCells(first, second) {
@@ -129,72 +205,65 @@ function sameCells(first, second) {
   return first === second || (Boolean(state.panels[first]) && layoutOf(first) === layoutOf(second));
 }
 
-/** Describe what a panel shows. */
-function describe(panel) {
-  const result = resultOf(panel),
+// What is chosen
+
+const firstLayer = (map) => map.sources.findIndex((source) => source.id === "layer");
+const layersOf = (map) => map.sources.filter((source) => source.id === "layer");
+
+function rememberLayer(panel) {
+  const source = sourceOf(panel);
+  if (source.id === "layer") [panel.layer] = source.layers;
+}
+
+/** Show a row: a query, a word, or a cell. What the map or the head that is shown does not have is in the first one. */
+function chooseRow(number, row) {
+  const panel = state.panels[number],
+    head = headNow(panel);
+  if (!hasRow(mapOf(panel), row)) chooseMap(panel, 0);
+  panel.row = row;
+  const hasNoHead = head !== null && headNow(panel) === null;
+  if (hasNoHead) panel.head = null;
+  if (hasNoHead ? firstLayer(mapOf(panel)) > 0 : !mapOf(panel).rows && row >= sourceOf(panel).rows)
+    chooseSource(panel, 0);
+}
+
+/** Show an average or a layer. */
+function chooseSource(panel, source) {
+  panel.source = source;
+  if (sourceOf(panel).id !== "layer" && mapOf(panel).heads) panel.head = null;
+  if (!mapOf(panel).rows && panel.row >= sourceOf(panel).rows) panel.row = 0;
+  rememberLayer(panel);
+}
+
+/** Show another map: its average if it has one, else the layer that is nearest to the last one. */
+function chooseMap(panel, number) {
+  const map = resultOf(panel).maps[number],
+    distance = (source) => Math.abs(source.layers[0] - panel.layer);
+  panel.map = number;
+  if (map.rows?.length && !map.rows.includes(panel.row)) [panel.row] = map.rows;
+  const nearest = map.sources.reduce((best, source, i) => (distance(source) < distance(map.sources[best]) ? i : best), 0);
+  chooseSource(panel, firstLayer(map) === 0 ? nearest : 0);
+}
+
+/** Show a single head, by index, of a layer with single heads, or the map's own join if the head is shown already. */
+function chooseHead(panel, layer, head) {
+  const { heads, sources } = resultOf(panel).maps[0],
+    source = sources.findIndex(({ id, layers }) => id === "layer" && layers[0] === heads.layers[layer]),
+    shown = panel.map === 0 && panel.source === source && headNow(panel) === head;
+  Object.assign(panel, { map: 0, head: shown ? null : head });
+  if (panel.row >= heads.rows[layer]) panel.row = 0;
+  chooseSource(panel, source);
+}
+
+/** Go to the previous or next layer; from an average, before its first or after its last layer. */
+function stepLayer(by, wrap = false) {
+  const panel = active(),
     map = mapOf(panel),
-    source = map.sources[panel.source];
-  if (panel.head) {
-    const [layer, head] = panel.head;
-    return `${t("head_of", map.heads.layers[layer], map.heads.numbers[head])} · ${describeQuery(result.rows[0])}`;
-  }
-  const query = describeQuery(result.rows[panel.row]);
-  if (map.name !== "attention") {
-    const label = view.language === "en" ? map.layer_label : t("layer");
-    const sourceLabel = source.id === "layer" ? `${label} ${source.layers[0]}` : map.caption;
-    return `${t("method", map.name)} · ${sourceLabel}${map.follows_query ? ` · ${query}` : ""}`;
-  }
-  const heads = source.heads === "all" ? t("mean_heads", result.head_count) : t("heads_named", source.heads);
-  return `${layersName(source.layers)} ${t("of_layers", result.layer_count - 1)} · ${query} · ${heads}`;
-}
-
-const layersName = (layers) => t(layers.length === 1 ? "layer_of" : "layers_of", ranges(layers));
-
-/** Numbers as ranges: `[0, 1, 2, 5]` becomes `0-2,5`. */
-function ranges(numbers) {
-  const runs = [];
-  for (const number of numbers) {
-    const last = runs[runs.length - 1];
-    if (last && number === last[1] + 1) last[1] = number;
-    else runs.push([number, number]);
-  }
-  return runs.map(([first, last]) => (first === last ? `${first}` : `${first}-${last}`)).join(",");
-}
-
-/** Wrap a text in marks that isolate its writing direction. */
-const isolate = (text) => `\u2068${text}\u2069`;
-
-/** Describe the query of a row. */
-function describeQuery(row) {
-  const tokens = t(row.tokens === 1 ? "tokens_1" : "tokens_n", row.tokens);
-  return t(`t_${row.kind}`, ...(row.text ? [row.text] : []), tokens);
-}
-
-/** Label of a source of a map in the list of choices. */
-function sourceName(result, number, source) {
-  const layers = source.layers.length === result.layer_count ? t("all_layers") : layersName(source.layers);
-  if (source.id === "all") return layers;
-  if (number !== result.headline) return number && !source.layers.length ? t("whole") : layers;
-  return source.layers.length ? `${t("headline")} (${ranges(source.layers)})` : t("headline");
-}
-
-/** Share of a panel's attention on the picture; null if its values are not attention. */
-function shareOf(panel) {
-  const map = mapOf(panel);
-  if (map.is_attention) return entryOf(panel).mass;
-  return panel.source === 0 ? map.share : null;
-}
-
-/** Describe the current frame of a clip. */
-function describeFrame(result) {
-  const { times_s, step_of } = result.clip,
-    frame = frameNow(result);
-  return t(
-    "frame_told",
-    times_s[frame].toFixed(2),
-    frame + 1,
-    times_s.length,
-    step_of[frame] + 1,
-    result.media[0].grid[0],
-  );
+    layers = layersOf(map),
+    current = sourceOf(panel).layers;
+  if (!layers.length) return;
+  const target = layers.findIndex((source) => source.layers[0] === current[by > 0 ? current.length - 1 : 0]) + by;
+  const last = layers.length - 1,
+    index = wrap ? (target + layers.length) % layers.length : Math.min(Math.max(target, 0), last);
+  chooseSource(panel, firstLayer(map) + index);
 }

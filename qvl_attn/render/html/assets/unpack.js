@@ -36,11 +36,13 @@ async function unpack(number) {
   const [rows, cells] = DATA.blocks[number],
     values = new Float32Array(rows * cells);
   const upper = 4 * rows,
-    lower = upper + rows * cells;
+    lower = upper + rows * cells,
+    signed = DATA.signed.includes(number);
   for (let row = 0; row < rows; row++) {
     const unit = raw.getFloat32(4 * row, true) / DATA.top;
     for (let i = row * cells; i < (row + 1) * cells; i++) {
       values[i] = HALVES[(raw.getUint8(upper + i) << 8) | raw.getUint8(lower + i)] * unit;
+      if (signed) values[i] = 2 * values[i] - 1;
     }
   }
   BLOCKS[number] = values;

@@ -1,9 +1,12 @@
 // Texts in the chosen language, number formats, and builders of elements.
 
-const view = { language: (navigator.language || "en").startsWith("zh") ? "zh" : "en" };
+/** The language, and the kind of result whose own texts come before those of all kinds. */
+const view = { language: (navigator.language || "en").startsWith("zh") ? "zh" : "en", kind: "" };
 
+/** The text of a key in the chosen language: `key@kind` if the kind of result has a text of its own. */
 function t(key, ...parts) {
-  const text = WORDS[view.language][key] ?? WORDS.en[key] ?? key.replace(/^map_/, "");
+  const words = WORDS[view.language],
+    text = words[`${key}@${view.kind}`] ?? words[key] ?? WORDS.en[key] ?? key.replace(/^map_/, "");
   return text.replace(/\{(\d+)\}/g, (_, number) => String(parts[Number(number)] ?? ""));
 }
 
