@@ -202,14 +202,14 @@ def page_file(results, tmp_path_factory):
     """By names of `results`: the file of their page."""
     from functools import cache
 
-    from qvl_attn.vqa.page import result_html
+    from qvl_attn.results.page_data import results_html
 
     folder = tmp_path_factory.mktemp("pages")
 
     @cache
     def write(*names: str) -> Path:
         file = folder / f"{'-'.join(names).replace(' ', '-')}.html"
-        file.write_text(result_html([results(name) for name in names]), encoding="utf-8")
+        file.write_text(results_html([results(name) for name in names]), encoding="utf-8")
         return file
 
     return write
@@ -304,13 +304,13 @@ def encoder_page_file(encoder_results, tmp_path_factory):
     """The file of the page of one of `encoder_results`."""
     from functools import cache
 
-    from qvl_attn.encoders.page import encoder_html
+    from qvl_attn.results.page_data import results_html
 
     folder = tmp_path_factory.mktemp("encoder-pages")
 
     @cache
     def write(name: str) -> Path:
-        (folder / f"{name}.html").write_text(encoder_html(encoder_results(name), ["a note"]), encoding="utf-8")
+        (folder / f"{name}.html").write_text(results_html([encoder_results(name)], [["a note"]]), encoding="utf-8")
         return folder / f"{name}.html"
 
     return write

@@ -27,7 +27,7 @@ from playwright.sync_api import Page, sync_playwright
 from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.types import Capture, Media, Token
 from qvl_attn.model.token_grid import picture_grid
-from qvl_attn.vqa.page import result_html
+from qvl_attn.results.page_data import results_html
 from qvl_attn.vqa.record import VqaProvenance
 from qvl_attn.vqa.result import Result
 
@@ -144,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     result = large_result(**{name: getattr(options, name) for name in sizes})
     start = time.perf_counter()
-    html = result_html([result])
+    html = results_html([result])
     seconds = time.perf_counter() - start
     picture = html.index('id="picture-0">') + len('id="picture-0">')
     picture_bytes = html.index("<", picture) - picture

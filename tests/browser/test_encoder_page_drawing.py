@@ -14,12 +14,13 @@ from PIL import Image
 from qvl_attn import Drawing
 from qvl_attn.attribution.heatmap import percentile_scale
 from qvl_attn.encoders.figures import draw_encoder_result
-from qvl_attn.encoders.page import describe_still, encoder_html, still_picture
+from qvl_attn.encoders.page import describe_still, still_picture
 from qvl_attn.encoders.record import SaliencyMap
 from qvl_attn.media.resize import resize_picture
 from qvl_attn.render.html.page import SCRIPTS
 from qvl_attn.render.overlay import blend, colorize, upsample
-from tests.browser.test_encoder_page import point_at
+from qvl_attn.results.page_data import results_html
+from tests.browser.test_encoder_page import choose_map, point_at
 from tests.browser.test_page_drawing import CONTRASTS, PAGE, used_keys
 from tests.helpers.made_up_encoder_results import PROVENANCE, made_up_result
 from tests.helpers.pages import (
@@ -34,24 +35,11 @@ from tests.helpers.pages import (
 
 pytestmark = pytest.mark.browser
 DRAW_ALL_KINDS = """() => {
-  state.query = DATA.queries.length - 1;
-  for (const kind of ["attention", "similarity", "0"]) { chooseKind(kind); drawAll(); }
-  chooseKind("attention");
-  state.place = 3;
+  for (const map of resultOf(active()).maps.keys()) { chooseMap(active(), map); drawAll(); }
+  for (const row of [0, 1, 2]) { chooseRow(0, row); drawAll(); }
+  selectCell(0, { panel: 0, index: 3 });
   drawAll();
 }"""
-
-
-def test_every_word_is_there_in_both_languages(open_encoder_page):
-    words = open_encoder_page("cls").evaluate("WORDS")
-    assert words["en"].keys() == words["zh"].keys()
-    keys, prefixes = used_keys("encoder")
-    assert len(keys) > 60
-    assert keys <= words["en"].keys()
-    for prefix in prefixes - {"map_"}:
-        assert any(key.startswith(prefix) for key in words["en"]), prefix
-    for key, text in words["en"].items():
-        assert sorted(re.findall(r"\{\d\}", text)) == sorted(re.findall(r"\{\d\}", words["zh"][key])), key
 
 
 @pytest.mark.parametrize("name", ["cls", "windows", "sparse", "steps"])
@@ -66,7 +54,7 @@ def test_the_language_switches(open_encoder_page, name):
     wait_until_drawn(page)
     if name == "cls":
         page.evaluate(DRAW_ALL_KINDS)
-    set_control(page, "over", "max")
+    choose_map(page, page.locator("#map option").nth(1).inner_text())
     page.evaluate("document.querySelectorAll('details').forEach((details) => (details.open = true))")
     assert page.evaluate("[...usedKeys].filter((key) => WORDS.zh[key] === undefined)") == []
     chinese = re.sub(
@@ -111,7 +99,7 @@ def test_on_a_narrow_screen_nothing_lies_outside(open_encoder_page, encoder_resu
     )
     assert outside == []
     first = page.locator("#layer").bounding_box()["y"]
-    assert page.locator("#picture").bounding_box()["y"] < first < page.locator("#layer-thumbs").bounding_box()["y"]
+    assert page.locator(".picture").bounding_box()["y"] < first < page.locator("#layer-thumbs").bounding_box()["y"]
 
 
 def test_every_control_has_a_name_and_the_tab_key_reaches_it(open_encoder_page):
@@ -132,7 +120,7 @@ def test_every_control_has_a_name_and_the_tab_key_reaches_it(open_encoder_page):
     (picture,) = [text for role, text in named if role == "application"]
     assert picture.endswith("Enter shows the attention of a patch.")
     count = page.evaluate(
-        "[...document.querySelectorAll('button, input, select, summary, #picture')]"
+        "[...document.querySelectorAll('button, input, select, summary, .picture')]"
         ".filter((control) => control.checkVisibility() && !control.disabled).length"
     )
     page.evaluate("document.body.tabIndex = -1; document.body.focus(); document.body.removeAttribute('tabindex')")
@@ -143,7 +131,7 @@ def test_every_control_has_a_name_and_the_tab_key_reaches_it(open_encoder_page):
         assert style == "solid", page.evaluate("document.activeElement.outerHTML")
     assert page.evaluate("new Set(focused).size") == count > 20
     assert page.locator("#cell").get_attribute("aria-live") == "polite"
-    assert page.locator("#nearest").get_attribute("role") == "status"
+    assert page.locator(".panel .notice").get_attribute("role") == "status"
 
 
 def test_the_focus_stays_on_the_chosen_button(open_encoder_page):
@@ -163,13 +151,13 @@ def test_untrusted_text_is_only_text(chromium, tmp_path):
     result = made_up_result(source=f"x{EVIL}.png")
     result = replace(result, provenance=replace(PROVENANCE, model=EVIL, device=EVIL, revision=EVIL))
     result = replace(result, saliency=(SaliencyMap("gradcam", EVIL, 1.0, result.saliency[0].values),))
-    (tmp_path / "evil.html").write_text(encoder_html(result, [EVIL]), encoding="utf-8")
+    (tmp_path / "evil.html").write_text(results_html([result], [[EVIL]]), encoding="utf-8")
     with open_in_browser(chromium, tmp_path / "evil.html") as page:
         page.evaluate(DRAW_ALL_KINDS)
-        set_control(page, "kind", 0)
+        choose_map(page, "Grad-CAM")
         assert_evil_free(page)
         assert EVIL not in page.content()
-        assert EVIL in page.locator("#what").text_content()
+        assert EVIL in page.locator(".panel .what").text_content()
         assert page.locator("#notes li").last.text_content() == EVIL
         assert EVIL in page.locator("#made").text_content()
         page.locator("#language").click()
@@ -178,7 +166,7 @@ def test_untrusted_text_is_only_text(chromium, tmp_path):
 
 
 def test_its_policy_and_tags_allow_nothing_else(encoder_results):
-    page = Reader(encoder_html(encoder_results("cls")))
+    page = Reader(results_html([encoder_results("cls")]))
     assert page.policy.startswith("default-src 'none'; img-src data:; style-src 'sha256-")
     assert not any(
         name in ("src", "href") and value and not value.startswith("data:")
@@ -199,7 +187,7 @@ def test_the_view_is_saved_with_its_map_and_words(open_encoder_page, encoder_res
     middle = np.array([32 + (40 + 120) * 4, 32 + 120 * 4])
     want = colorize(upsample(np.ascontiguousarray(values[0]), (960, 960), Drawing()), scale, "inferno")[480, 480]
     assert np.abs(saved[middle[1], middle[0]].astype(int) - want.astype(int)).max() <= 12
-    page.locator("#back").click()
+    page.locator("#input").click()
     assert saved_view(page)[0].shape == saved.shape
 
 
@@ -217,7 +205,7 @@ def test_without_scripts_a_picture_of_the_map_is_there(open_encoder_page, encode
     description = f"a picture.png · layer 2 of 0-2 · [CLS] · mean of 4 heads · {scale}"
     assert reported == f"{description} · made up · tiny/encoder · float32"
     assert page.locator("main").is_hidden(), "its controls would not work"
-    html = encoder_html(encoder_results("cls"))
+    html = results_html([encoder_results("cls")])
     file = base64.b64decode(re.search(r'class="card still"><img src="data:image/jpeg;base64,([^"]+)"', html)[1])
     with Image.open(BytesIO(file)) as picture:
         assert np.abs(np.asarray(picture, int) - still_picture(encoder_results("cls")).astype(int)).mean() < 12
@@ -244,7 +232,7 @@ def test_what_lies_beyond_the_picture_is_cut_off():
 def test_in_a_notebook_the_page_lies_over_the_picture(encoder_results):
     html = encoder_results("cls")._repr_html_()
     (frame,) = [attrs for tag, attrs in Reader(html).tags if tag == "iframe"]
-    assert frame["srcdoc"] == encoder_html(encoder_results("cls"))
+    assert frame["srcdoc"] == results_html([encoder_results("cls")])
     assert frame["sandbox"] == "allow-scripts allow-downloads"
     file = base64.b64decode(re.search(r'<img src="data:image/jpeg;base64,([^"]+)"', html)[1])
     drawn = draw_encoder_result(encoder_results("cls"), Drawing()).overlay()
@@ -273,18 +261,18 @@ def test_of_windows_without_scripts_uniform_is_the_whole_steps(encoder_results):
 def test_a_very_tall_picture_stays_in_the_window(chromium, tmp_path, size_px):
     grid = (1, 96, 1) if size_px[0] < size_px[1] else (1, 1, 96)
     result = made_up_result(grid, size_px=size_px, query_patches=(), places=())
-    (tmp_path / "tall.html").write_text(encoder_html(result), encoding="utf-8")
+    (tmp_path / "tall.html").write_text(results_html([result]), encoding="utf-8")
     with open_in_browser(chromium, tmp_path / "tall.html", viewport={"width": 1200, "height": 900}) as page:
-        for name, limit_px in (("#map", 0.75 * 900), ("#picture", 0.75 * 900), (".thumb >> nth=0", 220)):
+        for name, limit_px in ((".picture canvas", 0.75 * 900), (".picture", 0.75 * 900), (".thumb >> nth=0", 220)):
             assert page.locator(name).bounding_box()["height"] <= limit_px
-        box = page.locator("#picture").bounding_box()
+        box = page.locator(".picture").bounding_box()
         assert box["width"] / box["height"] == pytest.approx(size_px[0] / size_px[1], rel=0.15)
         assert saved_view(page)[0].shape[0] < 3200
 
 
 def test_keys_stand_in_the_scripts_of_the_page():
-    keys, _ = used_keys("encoder")
-    text = "".join((PAGE / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS["encoder"])
+    keys, _ = used_keys("result")
+    text = "".join((PAGE / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS["result"])
     for key in keys:
         assert len(re.findall(rf'(?:^|[{{,\s])"?{re.escape(key)}"?:\s+"', text)) >= 2, key
 
@@ -292,6 +280,6 @@ def test_keys_stand_in_the_scripts_of_the_page():
 def test_the_page_of_a_large_encoder_is_small(tmp_path):
     places = tuple(row * 24 + column for row in range(0, 24, 2) for column in range(1, 24, 3))
     result = made_up_result((1, 24, 24), 24, 16, query_patches=(), extras=False, places=places)
-    page = Reader(encoder_html(result))
-    assert page.data["left_out"] == []
+    page = Reader(results_html([result]))
+    assert page.data["results"][0]["left_out"] == []
     assert sum(len(text) for name, text in page.scripts.items() if not name.startswith("picture")) < 5e6

@@ -10,7 +10,7 @@ import pytest
 from qvl_attn import Drawing
 from qvl_attn.attribution.heatmap import percentile_scale
 from qvl_attn.render.overlay import blend, color_table, upsample
-from qvl_attn.vqa.page import result_html
+from qvl_attn.results.page_data import results_html
 from tests.helpers.pages import (
     METHODS,
     assert_painted,
@@ -54,7 +54,7 @@ def test_it_begins_with_the_headline(open_page, results):
     high = result.heatmaps()[0].scale.high
     assert page.locator(".high").inner_text() == f"{high:.3g}"
     mass, above = result.heatmaps()[0].vision_mass, result.heatmaps()[0].clipped
-    reported = page.locator(".told").inner_text()
+    reported = page.locator(".ends").inner_text()
     values = result.heatmaps()[0].values
     ends = f"min {values.min():.3g} · max {values.max():.3g} = {values.max() / mass * 72:.1f}× uniform"
     assert reported == f"{ends} · {above} of 72 cells above the scale"
@@ -103,12 +103,12 @@ def test_whose_attention(open_page, results):
 
 def test_averages_and_layers(open_page, results):
     result, page = results("two"), open_page("two")
-    assert page.locator("#layer-told").inner_text() == "–"
+    assert page.locator("#layer-value").inner_text() == "–"
     for layer in (3, 0, 1, 2):
         set_control(page, "layer", layer)
         assert_shows(page, result.heatmaps(layers=layer, query="question"))
         assert panel_caption(page).startswith(f"layer {layer} of 0-3")
-        assert page.locator("#layer-told").inner_text() == str(layer)
+        assert page.locator("#layer-value").inner_text() == str(layer)
         assert page.locator("#layer").get_attribute("aria-valuetext") == f"Layer {layer}"
         bars = page.locator("#shares rect:not(.area)").evaluate_all("(all) => all.map((bar) => bar.classList[0] ?? '')")
         assert [i for i, kind in enumerate(bars) if kind == "chosen"] == [layer]
@@ -129,7 +129,7 @@ def test_a_page_of_few_layers_has_these_layers(open_page, results):
     set_control(page, "layer", 1)
     assert_shows(page, result.heatmaps(layers=2, heads="2.1,2.3"))
     assert panel_caption(page).endswith("heads 2.1,2.3"), "the heads that were named, as in the pictures"
-    assert page.locator("#layer-told").inner_text() == "2"
+    assert page.locator("#layer-value").inner_text() == "2"
     page.locator("#heads td[data-at='0,1']").click()
     wait_until_drawn(page)
     assert panel_caption(page).startswith("layer 1, head 1 ·")
@@ -140,7 +140,7 @@ def test_a_page_of_few_layers_has_these_layers(open_page, results):
 
 def test_play_goes_through_the_layers_and_stops(open_page):
     page = open_page("one")
-    button, layer = page.locator("#play"), "document.getElementById('layer-told').textContent"
+    button, layer = page.locator("#play"), "document.getElementById('layer-value').textContent"
     with stopped_clock(page) as pass_ms:
         button.click()
         assert (button.inner_text(), button.get_attribute("aria-pressed")) == ("Stop", "true")
@@ -187,11 +187,11 @@ def test_heads_by_mouse(open_page, results):
         selected = page.locator("#heads td[aria-selected=true]")
         assert [cell.get_attribute("data-at") for cell in selected.all()] == [f"{layer},{head}"]
         share = f"layer {layer}, head {head}: {100 * maps[0].vision_mass:.0f} %"
-        assert page.locator("#heads-told").inner_text().startswith(share)
+        assert page.locator("#heads-hint").inner_text().startswith(share)
         assert selected.get_attribute("aria-label") == share
         assert pressed_buttons(page, "#sources") == []
         assert selected_queries(page) == ["whole question"], "the query of the heads"
-        assert page.locator("#layer-told").inner_text() == "–"
+        assert page.locator("#layer-value").inner_text() == str(layer)
 
 
 def test_heads_by_keyboard_and_their_colours(open_page, results):
@@ -268,7 +268,7 @@ def test_opacity(open_page):
     for value in (0, 0.25, 1):
         set_control(page, "alpha", value)
         assert page.evaluate("getComputedStyle(document.querySelector('.picture canvas')).opacity") == str(value)
-        assert page.locator("#alpha-told").inner_text() == f"{100 * value:.0f} %" or value == 0
+        assert page.locator("#alpha-value").inner_text() == f"{100 * value:.0f} %" or value == 0
     assert np.array_equal(canvas_pixels(page), before), "the map itself does not change"
 
 
@@ -305,7 +305,7 @@ def test_the_screen_shows_the_blend_of_the_pictures(chromium, results, tmp_path)
     grey = np.full_like(result.media[0].frames, 128)
     grey[..., 2] = 60
     file = tmp_path / "grey.html"
-    file.write_text(result_html([replace(result, media=(replace(result.media[0], frames=grey),))]), encoding="utf-8")
+    file.write_text(results_html([replace(result, media=(replace(result.media[0], frames=grey),))]), encoding="utf-8")
     with open_in_browser(chromium, file) as page:
         set_control(page, "alpha", 0.6)
         set_control(page, "interp", "cells")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from benchmarks.report import large_result
 
-from qvl_attn.vqa.page import result_html
+from qvl_attn.results.page_data import results_html
 from tests.helpers.pages import (
     Reader,
     assert_painted,
@@ -92,12 +92,12 @@ def test_coarse_maps_come_first_then_the_others(chromium, results, page_file, na
         box = page.locator(".picture").first.bounding_box()
         page.mouse.move(box["x"] + 5, box["y"] + 5)
         assert page.locator("#cell").inner_text() == "not loaded yet", "the mean of many cells is no cell's value"
-        assert page.locator(".told").inner_text() == "not loaded yet"
+        assert page.locator(".ends").inner_text() == "not loaded yet"
         page.mouse.click(box["x"] + 5, box["y"] + 5)
         set_control(page, "layer", 0)
         assert_painted(page, means(first_layer[0].values[0]), first_layer[0].scale.high, least=1)
         assert panel_caption(page).startswith("layer 0 of 0-3")
-        assert page.locator("#strongest tbody tr").count() == page.locator("#lookers li").count() == 0
+        assert page.locator("#strongest tbody tr").count() == page.locator("#attending li").count() == 0
         set_control(page, "alpha", 0.3)
         go.set()
         page.wait_for_selector("html[data-state=fine]", state="attached")
@@ -105,7 +105,7 @@ def test_coarse_maps_come_first_then_the_others(chromium, results, page_file, na
         assert_shows(page, first_layer)
         assert page.locator(".panel.coarse").count() == 0
         assert page.locator("#strongest tbody tr").count() == 10
-        assert page.locator("#lookers li").count() > 0
+        assert page.locator("#attending li").count() > 0
         assert page.locator("#progress").inner_text() == ""
         assert page.evaluate("document.querySelectorAll('[id^=block-]').length") == 0, (
             "the text of an unpacked block is removed"
@@ -152,7 +152,7 @@ def test_a_damaged_block_is_reported(chromium, page_file, tmp_path):
 
 def test_a_large_page_answers_while_it_unpacks(chromium):
     result = large_result()
-    html = result_html([result])
+    html = results_html([result])
     values = Reader(html)
     with dripping(html) as (url, go), open_in_browser(chromium, "about:blank", "") as page:
         goto(page, url, "coarse")
@@ -183,7 +183,7 @@ def test_a_large_page_answers_while_it_unpacks(chromium):
         np.testing.assert_allclose(panel_values(page, 1), values.block(heads["blocks"][27])[27], rtol=1e-5)
         page.locator(".picture").first.click(position={"x": 40, "y": 40})
         wait_until_drawn(page)
-        assert page.locator("#lookers li").count() == 8
+        assert page.locator("#attending li").count() == 8
         assert "of 1000 · pixels" in page.locator("#cell").inner_text()
         with page.expect_download():
             page.locator("#save").click()
@@ -192,7 +192,7 @@ def test_a_large_page_answers_while_it_unpacks(chromium):
 def test_what_is_left_out_is_listed_and_words_show_the_headline(chromium, results, monkeypatch, tmp_path):
     monkeypatch.setattr("qvl_attn.vqa.page.MAX_VALUES", 2000)
     result = results("one")
-    (tmp_path / "less.html").write_text(result_html([result]), encoding="utf-8")
+    (tmp_path / "less.html").write_text(results_html([result]), encoding="utf-8")
     with open_in_browser(chromium, tmp_path / "less.html") as page:
         assert page.locator("#heads-card").is_hidden()
         reported = page.locator("#notes li").all_inner_texts()
@@ -214,4 +214,4 @@ def test_what_is_left_out_is_listed_and_words_show_the_headline(chromium, result
         box = page.locator(".picture").first.bounding_box()
         page.mouse.click(box["x"] + 5, box["y"] + 5)
         wait_until_drawn(page)
-        assert page.locator("#lookers li").count() == 5
+        assert page.locator("#attending li").count() == 5

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from qvl_attn.attribution.heatmap import percentile_scale
-from qvl_attn.vqa.page import result_html
+from qvl_attn.results.page_data import results_html
 from tests.helpers.pages import (
     QUESTION,
     assert_painted,
@@ -126,7 +126,7 @@ def test_a_selected_cell_lists_the_words_that_attend_to_it(open_page, results, n
         if layer != 2:
             set_control(page, "layer", layer)
         want = attending_words(result, cell, [layer])
-        buttons = page.locator("#lookers button").all()
+        buttons = page.locator("#attending button").all()
         assert len(buttons) == min(8, len(want))
         for button, (word, multiple, value) in zip(buttons, want, strict=False):
             assert button.locator("b").inner_text() == word
@@ -142,15 +142,15 @@ def test_a_selected_cell_lists_the_words_that_attend_to_it(open_page, results, n
         assert max(shades, key=shades.get) == want[0][0]
         assert shades[want[-1][0]] == pytest.approx(want[-1][1] / want[0][1], rel=2e-3)
     label = "row 4, column 3" if name == "one" else "row 2, column 5"
-    assert page.locator("#lookers").get_attribute("aria-label").startswith(f"Words that attend to {label},")
-    second = page.locator("#lookers b").nth(1).inner_text()
-    page.locator("#lookers button").nth(1).click()
+    assert page.locator("#attending").get_attribute("aria-label").startswith(f"Words that attend to {label},")
+    second = page.locator("#attending b").nth(1).inner_text()
+    page.locator("#attending button").nth(1).click()
     wait_until_drawn(page)
     assert selected_queries(page) == [second]
     assert page.locator("svg rect.kept:not(.under)").count() == 1
     page.mouse.click(*at(page, 0, 3, 2) if name == "one" else at(page, 1, 1, 4))
     wait_until_drawn(page)
-    assert page.locator("svg rect.kept").count() == page.locator("#lookers li").count() == 0, (
+    assert page.locator("svg rect.kept").count() == page.locator("#attending li").count() == 0, (
         "a second click clears the selection"
     )
     assert page.locator(".word[style*='--look']").count() == 0
@@ -184,10 +184,10 @@ def test_without_attention_on_the_picture_nothing_is_drawn_and_no_number_is_wron
     by_head = result.capture.weights_by_head.copy()
     weights[1], by_head[1] = 0, 0
     capture = replace(result.capture, weights=weights, weights_by_head=by_head)
-    (tmp_path / "zero.html").write_text(result_html([replace(result, capture=capture)]), encoding="utf-8")
+    (tmp_path / "zero.html").write_text(results_html([replace(result, capture=capture)]), encoding="utf-8")
     with open_in_browser(chromium, tmp_path / "zero.html") as page:
         set_control(page, "layer", 1)
-        assert page.locator(".told").inner_text() == "No attention on the picture: nothing to draw."
+        assert page.locator(".ends").inner_text() == "No attention on the picture: nothing to draw."
         assert page.evaluate("getComputedStyle(document.querySelector('.picture canvas')).opacity") == "0"
         page.mouse.click(*at(page, 0, 3, 2))
         wait_until_drawn(page)
@@ -205,19 +205,19 @@ def test_brackets_step_through_the_layers(open_page):
     for key in "]]]]]][[":
         page.keyboard.press(key)
         wait_until_drawn(page)
-        labels.append(page.locator("#layer-told").inner_text())
+        labels.append(page.locator("#layer-value").inner_text())
     assert labels == ["3", "3", "3", "3", "3", "3", "2", "1"], "from the headline, layer 2, on"
     page.get_by_role("button", name="All layers").click()
     page.keyboard.press("]")
     wait_until_drawn(page)
-    assert page.locator("#layer-told").inner_text() == "3"
+    assert page.locator("#layer-value").inner_text() == "3"
     page.keyboard.press("Control+[")
     wait_until_drawn(page)
-    assert page.locator("#layer-told").inner_text() == "3"
+    assert page.locator("#layer-value").inner_text() == "3"
     page.locator("#colormap").focus()
     page.keyboard.press("[")
     wait_until_drawn(page)
-    assert page.locator("#layer-told").inner_text() == "3", "a list handles the keys itself"
+    assert page.locator("#layer-value").inner_text() == "3", "a list handles the keys itself"
 
 
 def test_arrow_keys_move_over_the_cells(open_page, results):
@@ -233,10 +233,10 @@ def test_arrow_keys_move_over_the_cells(open_page, results):
     page.keyboard.press("Enter")
     wait_until_drawn(page)
     assert page.locator("svg rect.kept:not(.under)").count() == 1
-    assert page.locator("#lookers li").count() == 8
+    assert page.locator("#attending li").count() == 8
     page.keyboard.press("Escape")
     wait_until_drawn(page)
-    assert page.locator("svg rect.kept").count() == page.locator("#lookers li").count() == 0
+    assert page.locator("svg rect.kept").count() == page.locator("#attending li").count() == 0
     assert page.locator("#cell").inner_text().startswith(CELL_HINT)
     page.mouse.click(*at(page, 0, 0, 0))
     page.locator("#theme").focus()
@@ -274,7 +274,7 @@ def test_two_layers_side_by_side(open_page, results):
     assert panel_caption(page, 1).startswith("layer 3 of 0-3 · attention of the question, 9 tokens")
     assert page.locator(".pick").all_inner_texts() == ["A", "B"]
     assert [button.get_attribute("aria-pressed") for button in page.locator(".pick").all()] == ["false", "true"]
-    assert page.locator("#lookers li").count() == 0
+    assert page.locator("#attending li").count() == 0
     set_control(page, "layer", 0)
     assert_shows(page, first, panel=0)
     assert panel_caption(page, 1).startswith("layer 0 of 0-3")
@@ -303,8 +303,8 @@ def test_two_layers_side_by_side(open_page, results):
     wait_until_drawn(page)
     assert page.evaluate("state.active") == 1, "a click on a picture activates its panel"
     want = attending_words(result, 72 + 2 * 9 + 5, [0])
-    numbers = page.locator("#lookers span").first.inner_text()
-    assert page.locator("#lookers b").first.inner_text() == want[0][0]
+    numbers = page.locator("#attending span").first.inner_text()
+    assert page.locator("#attending b").first.inner_text() == want[0][0]
     assert float(numbers.split("×")[0]) == pytest.approx(want[0][1], abs=0.06), "with the layers of its panel"
     compare.click()
     wait_until_drawn(page)
@@ -315,9 +315,9 @@ def test_two_layers_side_by_side(open_page, results):
 
 def test_two_questions_side_by_side(open_page, results):
     one, two, page = results("one"), results("two"), open_page("one", "two")
-    questions = page.locator("#questions button")
+    questions = page.locator("#results button")
     assert questions.all_inner_texts() == ["how many cats?", QUESTION]
-    assert pressed_buttons(page, "#questions") == ["how many cats?"]
+    assert pressed_buttons(page, "#results") == ["how many cats?"]
     page.locator("#compare").click()
     wait_until_drawn(page)
     assert_shows(page, one.heatmaps(), panel=0)
@@ -341,11 +341,11 @@ def test_two_questions_side_by_side(open_page, results):
 
 def test_another_question_takes_the_place_of_the_first(open_page, results):
     page = open_page("one", "text", "two")
-    page.locator("#questions button").nth(2).click()
+    page.locator("#results button").nth(2).click()
     wait_until_drawn(page)
     assert_shows(page, results("two").heatmaps())
     assert page.locator(".panel").count() == 1
-    page.locator("#questions button").nth(1).click()
+    page.locator("#results button").nth(1).click()
     wait_until_drawn(page)
     assert_shows(page, results("text").heatmaps())
     assert selected_queries(page) == ["“cats”"]
@@ -353,9 +353,9 @@ def test_another_question_takes_the_place_of_the_first(open_page, results):
 
 def test_two_equal_questions_have_different_labels(chromium, results, tmp_path):
     other = replace(results("one"), settings=replace(results("one").settings, query="last"))
-    (tmp_path / "twins.html").write_text(result_html([results("one"), other]), encoding="utf-8")
+    (tmp_path / "twins.html").write_text(results_html([results("one"), other]), encoding="utf-8")
     with open_in_browser(chromium, tmp_path / "twins.html") as page:
-        names = page.locator("#questions button").all_inner_texts()
+        names = page.locator("#results button").all_inner_texts()
         assert len({*names}) == 2
         assert names == ["how many cats? · cats.png · layer 2 (1)", "how many cats? · cats.png · layer 2 (2)"]
 

@@ -57,7 +57,7 @@ def test_each_frame_shows_its_picture_and_the_map_of_its_step(open_page, results
         assert_painted(page, heatmap.values[STEP_OF[frame]], heatmap.scale.high)
         text = f"{frame / 10:.2f} s · frame {frame + 1} of 7 · step {STEP_OF[frame] + 1} of 4"
         assert (
-            page.locator("#frame-told").inner_text() == page.locator("#frame").get_attribute("aria-valuetext") == text
+            page.locator("#frame-value").inner_text() == page.locator("#frame").get_attribute("aria-valuetext") == text
         )
         now = float(page.locator("#timeline .now").get_attribute("x1"))
         width = float(page.locator("#timeline svg").get_attribute("viewBox").split()[2])

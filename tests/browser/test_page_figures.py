@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from qvl_attn.core.text import percent
-from qvl_attn.vqa.page import result_html
+from qvl_attn.results.page_data import results_html
 from tests.helpers.pages import open_in_browser, panel_caption, set_control, stopped_clock, wait_until_drawn
 
 pytestmark = pytest.mark.browser
@@ -24,7 +24,7 @@ RECORD_CANVAS_TEXT = """() => {
 
 
 def page_of(folder, *results):
-    (folder / "page.html").write_text(result_html(results), encoding="utf-8")
+    (folder / "page.html").write_text(results_html(results), encoding="utf-8")
     return folder / "page.html"
 
 
@@ -40,9 +40,9 @@ def test_bars_are_the_shares_of_the_word_whose_layers_were_left_out(chromium, re
         box = page.locator(".picture").bounding_box()
         page.mouse.click(box["x"] + 5, box["y"] + 5)
         wait_until_drawn(page)
-        assert page.locator("#lookers-of").is_hidden(), "the headline's words are of the headline"
+        assert page.locator("#attending-of").is_hidden(), "the headline's words are of the headline"
         set_control(page, "layer", 1)
-        assert page.locator("#lookers-of").inner_text() == "with the layers of the headline:"
+        assert page.locator("#attending-of").inner_text() == "with the layers of the headline:"
 
 
 def test_of_some_heads_the_share_of_a_method_is_that_of_its_picture(demo, cats, chromium, tmp_path):
@@ -120,14 +120,14 @@ def test_playing_and_the_frames_scale_end_where_there_is_no_clip(open_page):
     set_control(page, "frame", 3)
     with stopped_clock(page) as pass_ms:
         page.locator("#film-play").click()
-        page.locator("#questions button").last.click()
+        page.locator("#results button").last.click()
         pass_ms(50)
         assert page.locator("#film-play").get_attribute("aria-pressed") == "false"
         assert page.locator("#scale").input_value() == "own"
         before = page.evaluate("state.frame")
         pass_ms(1100)
         assert page.evaluate("state.frame") == before
-    page.locator("#questions button").first.click()
+    page.locator("#results button").first.click()
     wait_until_drawn(page)
     assert page.evaluate("state.frame") == before, "the clip continues at its frame"
 
@@ -206,7 +206,7 @@ def test_ranks_and_strongest_cells_wait_for_the_values(open_page):
     page = open_page("one")
     page.evaluate("() => { BLOCKS[entryOf(active()).block] = undefined; change(() => {}); }")
     wait_until_drawn(page)
-    assert page.locator(".told").inner_text() == "not loaded yet"
+    assert page.locator(".ends").inner_text() == "not loaded yet"
     assert page.locator("#strongest tbody tr").count() == 0
     page.locator("#heads td[data-at='1,1']").click()
     wait_until_drawn(page)

@@ -26,6 +26,7 @@ from qvl_attn.encoders.engine import EncoderEngine
 from qvl_attn.encoders.result import EncoderResult
 from qvl_attn.media import image as media_image
 from qvl_attn.media.mp4 import write_mp4
+from qvl_attn.results import result as stored_result
 from tests.conftest import numbered_frames
 from tests.helpers import tiny_encoders
 from tests.helpers.encoder_records import skip_drawing
@@ -53,7 +54,7 @@ def media_dir() -> Path:
 def undraw(patch) -> None:
     """Skip drawings and page: they take most of the time of a small result, and have tests of their own."""
     skip_drawing(patch)
-    patch.setattr(encoder_result, "encoder_html", lambda *args: "<!doctype html>")
+    patch.setattr(stored_result, "results_html", lambda *args: "<!doctype html>")
 
 
 @pytest.fixture(autouse=True)

@@ -6,12 +6,12 @@ import json
 
 import pytest
 
-from qvl_attn.core.errors import InputError, StoreError
+from qvl_attn.core.errors import StoreError
 from qvl_attn.encoders.record import EncoderSettings
 from qvl_attn.encoders.result import EncoderResult
 from qvl_attn.report import make_report
 from tests.helpers import tiny_encoders
-from tests.helpers.kept import write_kept
+from tests.helpers.kept import KEPT
 from tests.helpers.pages import Reader, assert_close
 from tests.helpers.small import SMALL_DRAWING
 
@@ -34,28 +34,29 @@ def test_the_page_is_written_and_made_again(result, saved_folder, tmp_path):
     again = Reader((tmp_path / "again.html").read_text(encoding="utf-8"))
     assert again.scripts["code"] == first.scripts["code"]
     notes = json.loads((saved_folder / "result.json").read_text(encoding="utf-8"))["notes"]
-    assert again.data["notes"] == first.data["notes"] == notes
+    (first_part,), (part,) = first.data["results"], again.data["results"]
+    assert part["notes"] == first_part["notes"] == notes
     loaded = EncoderResult.load(saved_folder)
     for page, source in ((first, result), (again, loaded)):
-        for number, name in enumerate(source.attention.queries):
-            block = page.data["queries"][number]["maps"]["mean"]["block"]
-            layers = [source.attention.map(name, layer) for layer in range(source.attention.layer_count)]
-            assert_close(page.block(block), [values.ravel() for values in layers])
-        clicked = page.data["clicked"]
-        assert clicked["places"] == result.patch_row_places.tolist()
-        for layer, block in enumerate(clicked["blocks"]):
-            assert_close(page.block(block), loaded.patch_rows[layer].reshape(len(clicked["places"]), -1))
+        queries, places = source.attention.queries, loaded.patch_row_places.tolist()
+        assert page.data["results"][0]["cell_rows"] == places
+        for layer in range(source.attention.layer_count):
+            maps = [source.attention.map(name, layer).ravel() for name in queries]
+            block = page.maps(layer)
+            assert len(block) == len(queries) + len(places)
+            assert_close(block[: len(queries)], maps)
+            assert_close(block[len(queries) :], loaded.patch_rows[layer].reshape(len(places), -1))
     make_report(saved_folder)
     assert (saved_folder / "report.html").read_text(encoding="utf-8") == (tmp_path / "again.html").read_text(
         encoding="utf-8"
     )
 
 
-def test_results_of_two_kinds_have_no_page(saved_folder, tmp_path):
-    asked = write_kept("ask", tmp_path / "ask")
-    with pytest.raises(InputError, match="is a result of another kind than") as caught:
-        make_report([saved_folder, asked], tmp_path / "both.html")
-    assert "name results of one kind" in str(caught.value.hint)
+def test_results_of_two_kinds_stand_on_one_page(saved_folder, tmp_path):
+    make_report([KEPT / "ask", saved_folder], tmp_path / "both.html")
+    page = Reader((tmp_path / "both.html").read_text(encoding="utf-8"))
+    assert [part["kind"] for part in page.data["results"]] == ["question", "encoder"]
+    assert page.data["results"][1]["cell_rows"]
 
 
 def test_a_damaged_folder_is_reported(saved_folder, tmp_path):

@@ -19,7 +19,7 @@ from qvl_attn import Drawing, Result
 from qvl_attn.cli.app import app
 from qvl_attn.core.errors import InputError, StoreError
 from qvl_attn.report import make_report
-from qvl_attn.vqa.page import result_html
+from qvl_attn.results.page_data import results_html
 from tests.cli.test_cli import fails
 from tests.helpers.check_runs import without_drawings
 from tests.helpers.loading import without_loading
@@ -309,7 +309,7 @@ def read_cell(html):
 def test_a_result_shows_itself_in_a_frame_that_reaches_nothing(result, saved_once):
     frame, picture = read_cell(result._repr_html_())
     assert frame["sandbox"].split() == ["allow-scripts", "allow-downloads"]
-    assert frame["srcdoc"] == result_html([result], [result_json(saved_once)["notes"]])
+    assert frame["srcdoc"] == results_html([result], [result_json(saved_once)["notes"]])
     assert "src" not in frame
     assert picture["alt"] == frame["title"] == f"{QUESTION} — two 猫"
     kind, _, text = picture["src"].partition(",")

@@ -136,7 +136,7 @@ def test_what_pages_draw_is_compared_state_by_state(tmp_path, chromium, page_fil
             "level + 0.5) | 0": ("level + 1.5) | 0", {"start", "layer", "head", "cell", "side by side"}),
             "Math.floor(((2 * i + 1) * cells) / (2 * pixels))": ("0", {"viridis, cells", "shared scale", "head"}),
         },
-        encoder_page_file("cls"): {"entry.shared : entry.high": ("entry.high : entry.high", {"shared scale", "head"})},
+        encoder_page_file("cls"): {"shared: map.shared[row]": ("shared: source.high[row]", {"shared scale"})},
     }
     for file, by_text in faults.items():
         assert list(Comparison(browser=chromium).differences(file, file)) == []

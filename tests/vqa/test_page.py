@@ -17,9 +17,10 @@ from qvl_attn import __version__
 from qvl_attn.attribution.heatmap import percentile_scale
 from qvl_attn.media.resize import resize_picture
 from qvl_attn.render.html.payload import Payload, coarse, pack_rows
+from qvl_attn.results.page_data import results_html
 from qvl_attn.vqa import page as maps
 from qvl_attn.vqa.codec import record_json
-from qvl_attn.vqa.page import MAX_TEXT, MAX_WORD, result_data, result_html
+from qvl_attn.vqa.page import MAX_TEXT, MAX_WORD, question_page_part
 from qvl_attn.vqa.result import Result
 from tests.attribution.test_profiles import demo_profile
 from tests.helpers.kept import KEPT
@@ -31,7 +32,7 @@ LAYERS = range(4)
 
 @pytest.fixture(scope="module")
 def read(results):
-    return cache(lambda name: Reader(result_html([results(name)])))
+    return cache(lambda name: Reader(results_html([results(name)])))
 
 
 def rows_of(result, role, start, stop):
@@ -219,13 +220,13 @@ def test_each_head_has_its_map(results, read, name):
                 np.sort(expected)[-10:].sum() / expected.sum(), rel=1e-4
             )
             assert heads["high"][layer][head] == pytest.approx(percentile_scale([expected]).high, rel=1e-5)
-    assert heads["shared"] == pytest.approx(percentile_scale([every]).high, rel=1e-5)
+    assert heads["shared"] == [pytest.approx(percentile_scale([every]).high, rel=1e-5)]
 
 
 def test_of_a_profile_the_heads_that_were_kept_apart(engine, cats, results, read):
     settings = replace(engine.settings(), profile=demo_profile())
     ((_, result),) = engine.answer(engine.prepare([([cats], "how many cats?")], settings))
-    page = Reader(result_html([result]))
+    page = Reader(results_html([result]))
     panel = page.data["results"][0]
     heads, question_rows = panel["maps"][0]["heads"], result.capture.query_role == "question"
     assert (heads["layers"], heads["numbers"]) == ([1, 2], [0, 2])
@@ -343,7 +344,7 @@ def test_passes_of_a_clip_are_told(results, read, name):
 
 
 def test_provenance_notes_and_what_is_left_out_are_said(results, engine):
-    page = Reader(result_html([results("one")], [["a note"]]))
+    page = Reader(results_html([results("one")], [["a note"]]))
     panel = page.data["results"][0]
     assert panel["notes"] == ["a note"]
     assert (panel["made"]["qvl_attn"], panel["made"]["model"]) == (__version__, "demo")
@@ -355,7 +356,7 @@ def test_provenance_notes_and_what_is_left_out_are_said(results, engine):
 def test_what_is_beyond_the_limit_is_left_out_and_said(results, monkeypatch, most):
     result = results("one")
     monkeypatch.setattr(maps, "MAX_VALUES", most)
-    page = Reader(result_html([result]))
+    page = Reader(results_html([result]))
     panel = page.data["results"][0]
     words = min(5, max(most // 2 // 72 - 3, 0))
     assert len(panel["rows"]) == page.source("headline")["rows"] == 3 + words
@@ -373,7 +374,7 @@ def test_what_is_beyond_the_limit_is_left_out_and_said(results, monkeypatch, mos
 
 
 def test_a_large_result_is_less_than_5_mb_beside_its_picture():
-    page = Reader(result_html([large_result()]))
+    page = Reader(results_html([large_result()]))
     beside = len(page.html.encode()) - len(page.scripts["picture-0"])
     assert beside < MAX_BYTES == 5_000_000
     assert page.source("headline")["rows"] == 43 + 2
@@ -406,11 +407,11 @@ def test_it_reaches_for_nothing_and_runs_its_own_script_alone(read, name):
 
 
 def test_what_others_wrote_stays_text(results):
-    plain, evil = Reader(result_html([results("one")])), replace(results("one"), question=EVIL, answer=EVIL)
+    plain, evil = Reader(results_html([results("one")])), replace(results("one"), question=EVIL, answer=EVIL)
     evil = replace(evil, media=(replace(evil.media[0], source=EVIL),), provenance=replace(evil.provenance, model=EVIL))
     spans = {token.role: token.span for token in evil.capture.tokens if token.span}
     assert spans["question"][1] <= len(EVIL)
-    page = Reader(result_html([evil], [[EVIL]]))
+    page = Reader(results_html([evil], [[EVIL]]))
     assert [tag for tag, _ in page.tags] == [tag for tag, _ in plain.tags]
     panel = page.data["results"][0]
     assert (panel["question"], panel["answer"], panel["notes"], panel["made"]["model"]) == (EVIL, EVIL, [EVIL], EVIL)
@@ -420,7 +421,7 @@ def test_what_others_wrote_stays_text(results):
 
 def test_several_results_share_their_pictures(results, read):
     first, second, third = (results(name) for name in ("one", "text", "two"))
-    page = Reader(result_html([first, second, third]))
+    page = Reader(results_html([first, second, third]))
     panels = page.data["results"]
     assert [result["question"] for result in panels] == [first.question, second.question, third.question]
     pictures = [medium["picture"] for result in panels for medium in result["media"]]
@@ -440,13 +441,13 @@ def test_an_endless_word_is_cut_in_the_page_and_whole_in_the_result():
     ]
     question = "w" * (count * step)
     result = replace(result, question=question, capture=replace(result.capture, tokens=tuple(tokens)))
-    panel = result_data(result, (), Payload())
+    panel = question_page_part(result, (), Payload()).data
     text = "w" * (MAX_WORD - 1) + "…"
     assert [piece for piece, _ in panel["pieces"]["question"]] == [text]
     assert [row["text"] for row in panel["rows"] if row["kind"] == "question word"] == [text]
     assert panel["question"] == "w" * (MAX_TEXT - 1) + "…"
     assert ["long_words", MAX_WORD] in panel["left_out"]
-    assert len(result_html([result])) < len(question) + len(result_html([Result.load(KEPT / "ask")]))
+    assert len(results_html([result])) < len(question) + len(results_html([Result.load(KEPT / "ask")]))
     assert record_json(result, result.heatmaps(), [], [])["question"] == question
 
 

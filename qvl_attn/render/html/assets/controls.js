@@ -156,8 +156,8 @@ function drawLayers() {
     layers = layersOf(map),
     slider = $("layer");
   $("map-line").hidden = result.maps.length < 2;
-  fill($("map"), [...result.maps.entries()].map(([number, each]) => [String(number), mapName(each)]), String(panel.map));
-  const averages = [...map.sources.entries()].filter(([, each]) => each.id !== "layer" && layers.length);
+  fill($("map"), [...result.maps.entries()].map(([number, each]) => [String(number), (kindOf(result).mapName ?? ((map) => map.name))(each)]), String(panel.map));
+  const averages = [...map.sources.entries()].filter(([, each]) => each.id !== "layer");
   const chips = averages.map(([number, each]) =>
     chip(sourceName(result, panel.map, each), panel.source === number, () => chooseSource(panel, number)),
   );

@@ -58,9 +58,6 @@ function describeMethod(panel) {
   return `${t("method", map.name)} · ${sourceLabel}${query}`;
 }
 
-/** Label of a map in the list of maps. */
-const mapName = (map) => t(`map_${map.name}`, map.target);
-
 /** Label of an average in the list of choices. */
 function sourceName(result, number, source) {
   const layers = source.layers.length === result.layer_count ? t("all_layers") : layersName(source.layers);

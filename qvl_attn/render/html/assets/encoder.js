@@ -75,6 +75,9 @@ function patchNotice(panel, number) {
   return t("nearest", Math.floor(place / columns) + 1, (place % columns) + 1);
 }
 
+/** Label of a map in the list of maps. */
+const patchMapName = (map) => t(`name_${map.name}`, map.target);
+
 /** Describe a map of similarity or saliency. */
 function describePatchMap(panel) {
   const map = mapOf(panel),

@@ -2,7 +2,7 @@
 
 /**
  * sections: what is drawn besides, by the name of its elements' `data-section`. Functions of a panel, each optional:
- * share, hint, notice, uniform and describeMap return texts; chips returns more buttons of queries; select is called
+ * share, hint, notice, uniform and describeMap return texts; so does mapName, of a map; chips returns more buttons of queries; select is called
  * for a clicked cell; savedWords returns the texts above a saved view; leftOut describes what was left out.
  */
 const KINDS = {
@@ -17,6 +17,7 @@ const KINDS = {
     hint: patchHint,
     notice: patchNotice,
     uniform: describeUniform,
+    mapName: patchMapName,
     describeMap: describePatchMap,
     chips: clickedChip,
     select: selectPatch,

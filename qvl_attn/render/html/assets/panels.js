@@ -31,12 +31,12 @@ function buildPanel(panel, number) {
     const item = make("div", { class: "shot" }, figure);
     if (result.media.length > 1) item.append(make("small", {}, `${mediaIndex + 1} · ${medium.name}`));
     item.style.flexGrow = String(width / height);
-    item.style.minWidth = `max(64px, ${Math.round((40 * width) / height)}px)`;
+    if (result.media.length > 1) item.style.minWidth = `max(64px, ${Math.round((40 * width) / height)}px)`;
     return item;
   });
   const row = make("div", { class: result.media.length > MAX_IN_ROW ? "pictures many" : "pictures" }, ...pictures);
   if (result.media.length <= MAX_IN_ROW)
-    row.style.maxWidth = `max(64px, calc(74vh * ${sum(result.media.map(aspectOf))}))`;
+    row.style.maxWidth = `calc(74vh * ${sum(result.media.map(aspectOf))})`;
   return make(
     "section",
     { class: "panel card" },
