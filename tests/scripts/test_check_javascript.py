@@ -11,7 +11,7 @@ FAULTS = {
     "draw": ("const grey = undefinedName;", "Cannot find name 'undefinedName'"),
     "panels": ('paint($("map"), 3);', "Expected 7 arguments, but got 2"),
     "check": ('document.querySelector(".check").focus();', "Property 'focus' does not exist on type 'Element'"),
-    "encoder_view": ("function unused() {}", "'unused' is defined but never used. (no-unused-vars)"),
+    "thumbs": ("function unused() {}", "'unused' is defined but never used. (no-unused-vars)"),
 }
 
 
@@ -38,4 +38,4 @@ def test_faults_of_a_page_are_told_at_their_own_file_and_line(tmp_path):
     places = tuple(place for place, _ in wanted)
     assert [line for line in found if not line.startswith(places)] == []
     shared = next(line for line in found if "undefinedName" in line)
-    assert shared.endswith("(page: result, check, encoder)")
+    assert shared.endswith("(page: result, check)")
