@@ -91,10 +91,7 @@ def print_result(
 
     result, folder, reused = saved.result, saved.folder, saved.reused
     if not quiet:
-        if reused:
-            print_line(f"found complete in {folder}, nothing was {done} (--overwrite does it again)")
-        for note in read_json(folder / "result.json")["notes"]:
-            print_line(f"note: {note}")
+        _print_notes(saved, read_json(folder / "result.json")["notes"], done)
     if as_json:
         print(json.dumps(_summary(result, folder, reused), allow_nan=False))
         return
@@ -122,6 +119,14 @@ def print_result(
         files = (*files[:2], "faithfulness.png", *files[2:])
     for name in files:
         print(f"{name.removesuffix('.png').removesuffix('.html')}: {folder / name}")
+
+
+def _print_notes(saved: Saved[Any], notes: Iterable[str], done: str) -> None:
+    """Print whether a result was found, and its notes."""
+    if saved.reused:
+        print_line(f"found complete in {saved.folder}, nothing was {done} (--overwrite does it again)")
+    for note in notes:
+        print_line(f"note: {note}")
 
 
 def _summary(result: Result, folder: Path, reused: bool) -> dict[str, Any]:
@@ -190,10 +195,7 @@ def _print_encoder_result(
 
     result, folder, reused = saved.result, saved.folder, saved.reused
     if not quiet:
-        if reused:
-            print_line(f"found complete in {folder}, nothing was {done} (--overwrite does it again)")
-        for note in record["notes"]:
-            print_line(f"note: {note}")
+        _print_notes(saved, record["notes"], done)
         for stage, peak in ({} if reused else record["peak_memory_bytes"]).items():
             print_line(describe_memory(stage, peak))
     if as_json:

@@ -10,13 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from qvl_attn.encoders.figures import draw_encoder_result
-from qvl_attn.encoders.result import EncoderResult
 from qvl_attn.kinds import read_saved
 from qvl_attn.render.style import Drawing
 from qvl_attn.report import make_report
 from qvl_attn.results.redraw import redrawn
-from qvl_attn.vqa.figures import draw_result
 from tests.helpers.kept import kept_files, write_kept
 from tests.helpers.mutations import mutate_array, mutate_bytes, mutate_json
 
@@ -57,10 +54,8 @@ def try_one(rng: random.Random, folder: Path) -> None:
     if rng.random() < 0.05:
         (folder / rng.choice(names)).unlink()
     drawing = Drawing(draw_size_px=64)
-    if kind == "encoder":
-        draw_encoder_result(EncoderResult.load(folder), drawing).overlay()
-    else:
-        result = read_saved(folder)
-        draw_result(result, drawing).overlay()
-        redrawn(result, query=rng.choice(("question", "last", "answer")))
+    result = read_saved(folder)
+    result._drawn(drawing).overlay()
+    over, query = rng.choice(("mean", "max", "min")), rng.choice(("question", "last", "answer"))
+    redrawn(result, **({"over": over, "layer": 0} if kind == "encoder" else {"query": query}))
     make_report(folder)
