@@ -20,8 +20,9 @@ from qvl_attn.encoders.captions import (
 from qvl_attn.encoders.record import EncoderRecord
 from qvl_attn.media.resize import Picture
 from qvl_attn.render import lettering
-from qvl_attn.render.layout import PAGE, captioned
+from qvl_attn.render.layout import captioned
 from qvl_attn.render.overlay import outlined
+from qvl_attn.render.paper import PAGE
 from qvl_attn.render.style import Drawing
 
 # A drawn patch has at least this side, so that lines do not cover it, unless the picture would become too large.

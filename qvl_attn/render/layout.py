@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,24 +22,23 @@ from qvl_attn.core.types import FloatArray, HeatMap, Scale
 from qvl_attn.media import resize
 from qvl_attn.media.resize import Picture
 from qvl_attn.render import lettering, overlay
-from qvl_attn.render.lettering import Color, line_height_px
+from qvl_attn.render.contact_sheet import CellText, draw_key, draw_sheet, plan_sheet
+from qvl_attn.render.lettering import line_height_px
 from qvl_attn.render.overlay import blur, crossed_out, outlined
+from qvl_attn.render.paper import (
+    ACCENT,
+    GREY,
+    INK,
+    PAGE,
+    Paragraph,
+    Size,
+    paragraph,
+    row_sizes_px,
+    side_by_side,
+    text_height_px,
+    write,
+)
 from qvl_attn.render.style import Drawing
-
-PAGE = (255, 255, 255)
-INK = (24, 26, 31)
-GREY = (104, 109, 119)
-ACCENT = (190, 62, 20)
-
-SHEET_WIDTH_PX = 2360
-SHEET_MARGIN_PX = 48
-CELL_GAP_PX = 28
-CELL_WIDTH_PX = 560
-MAX_PICTURE_HEIGHT_PX = 480
-PICTURE_GAP_PX = 8
-TITLE_PX, LABEL_PX, NUMBER_PX = 32, 19, 15
-
-Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -74,12 +72,6 @@ class Panel:
     def cells(self) -> list[FloatArray]:
         """(h, w) float32, one array per map."""
         return [heat.values[0] for heat in self.maps]
-
-
-class _Paragraph(NamedTuple):
-    lines: list[str]
-    size_px: int
-    color: Color
 
 
 def scale_line(panel: Panel, drawing: Drawing) -> str:
@@ -128,27 +120,28 @@ def headline(
     large, body, small = round(38 * unit), round(23 * unit), round(20 * unit)
     margin, gap = round(64 * unit), round(26 * unit)
 
-    drawn = _side_by_side(_blended(_resized(pictures, panel, row), panel, drawing))
+    sizes_px = row_sizes_px(_aspects(pictures, panel), row)
+    drawn = side_by_side(_blended(_resized(pictures, panel, sizes_px), panel, drawing))
     legend = _legend(panel, drawn.height, small, drawing)
     width = max(drawn.width + gap + legend.width, round(1080 * unit))
 
     answer_text = plain(answer).strip()
     above = [
-        _paragraph(question, width, large, INK),
-        _paragraph(answer_text or "(no answer)", width, large, ACCENT if answer_text else GREY),
+        paragraph(question, width, large, INK),
+        paragraph(answer_text or "(no answer)", width, large, ACCENT if answer_text else GREY),
     ]
     captions = (*caption_lines, scale_line(panel, drawing))
-    beneath = [_paragraph(panel.label, width, body, INK)]
-    beneath += [_paragraph(line, width, body, GREY) for line in captions]
+    beneath = [paragraph(panel.label, width, body, INK)]
+    beneath += [paragraph(line, width, body, GREY) for line in captions]
 
-    map_top = margin + _height_px(above) + gap // 2 + gap
+    map_top = margin + text_height_px(above) + gap // 2 + gap
     text_top = map_top + legend.height + gap
-    height = text_top + _height_px(beneath) + margin
+    height = text_top + text_height_px(beneath) + margin
     page = Image.new("RGB", (width + 2 * margin, height), PAGE)
-    _write(page, (margin, margin), above, gap // 2)
+    write(page, (margin, margin), above, gap // 2)
     page.paste(drawn, (margin, map_top))
     page.paste(legend, (margin + drawn.width + gap, map_top))
-    _write(page, (margin, text_top), beneath)
+    write(page, (margin, text_top), beneath)
     return np.asarray(page)
 
 
@@ -177,58 +170,11 @@ def sheet(
     """
     if len({tuple(heat.media_index for heat in panel.maps) for panel in panels}) != 1:
         raise ValueError("a sheet needs panels, all of the same pictures")
-    numbers = [_numbers(panel) for panel in panels]
-    min_width = math.ceil(max(lettering.measure(line, NUMBER_PX) for lines in numbers for line in lines))
-    aspects = _aspects(pictures, panels[0])
-    columns = _columns(len(panels), sum(aspects), min_width, columns)
-    gaps = PICTURE_GAP_PX * (len(aspects) - 1)
-    max_width = CELL_WIDTH_PX * math.ceil(len(aspects) / 2)
-    row = _thumbnail_px(sum(aspects), min(_cell_width_px(columns), max_width) - gaps, drawing)
-    cell_width = max(row[0] + gaps, min_width)
-    resized = _resized(pictures, panels[0], row)
-    key = _key(panels, drawing)
-
-    width = max(columns * (cell_width + CELL_GAP_PX) - CELL_GAP_PX, 720)
-    titles = [_paragraph(line, width, LABEL_PX, GREY) for line in title_lines]
-    titles[:1] = [_paragraph(line, width, TITLE_PX, INK) for line in title_lines[:1]]
-    key_top = SHEET_MARGIN_PX + _height_px(titles) + CELL_GAP_PX // 3
-    top = key_top + key.height + CELL_GAP_PX
-    step = row[1] + CELL_GAP_PX // 3 + line_height_px(LABEL_PX) + 2 * line_height_px(NUMBER_PX) + CELL_GAP_PX
-    height = top + math.ceil(len(panels) / columns) * step - CELL_GAP_PX + SHEET_MARGIN_PX
-
-    page = Image.new("RGB", (width + 2 * SHEET_MARGIN_PX, height), PAGE)
-    _write(page, (SHEET_MARGIN_PX, SHEET_MARGIN_PX), titles)
-    page.paste(key, (SHEET_MARGIN_PX, key_top))
-    for index, (panel, lines) in enumerate(zip(panels, numbers, strict=True)):
-        x = SHEET_MARGIN_PX + index % columns * (cell_width + CELL_GAP_PX)
-        y = top + index // columns * step
-        page.paste(_side_by_side(_blended(resized, panel, drawing)), (x, y))
-        label = lettering.wrap(panel.label, cell_width, LABEL_PX, max_lines=1)
-        text = [_Paragraph(label or [""], LABEL_PX, INK), _Paragraph(lines, NUMBER_PX, GREY)]
-        _write(page, (x, y + row[1] + CELL_GAP_PX // 3), text)
-    return np.asarray(page)
-
-
-def _cell_width_px(columns: int) -> int:
-    return (SHEET_WIDTH_PX - 2 * SHEET_MARGIN_PX + CELL_GAP_PX) // columns - CELL_GAP_PX
-
-
-def _columns(panels: int, aspect: float, min_width_px: int, requested: int | None) -> int:
-    """Return the number of columns that gives a page about 1.4 times as wide as high, with rows of similar length."""
-    max_columns = max(1, (SHEET_WIDTH_PX - 2 * SHEET_MARGIN_PX + CELL_GAP_PX) // (min_width_px + CELL_GAP_PX))
-    if requested:
-        return min(requested, max_columns)
-    width = min(360, MAX_PICTURE_HEIGHT_PX * aspect)
-    cell_aspect = max(width, min_width_px) / (width / aspect + 76)
-    columns = min(max(1, round(math.sqrt(1.4 * panels / cell_aspect))), max_columns, panels)
-    return math.ceil(panels / math.ceil(panels / columns))
-
-
-def _thumbnail_px(aspect: float, width_px: int, drawing: Drawing) -> Size:
-    """Return the size of a row of pictures in a cell of a sheet."""
-    max_side = drawing.draw_size_px or math.inf
-    width = min(width_px, MAX_PICTURE_HEIGHT_PX * aspect, max_side, max_side * aspect)
-    return max(1, round(width)), max(1, round(width / aspect))
+    texts = [CellText(panel.label, _numbers(panel)) for panel in panels]
+    plan = plan_sheet(texts, _aspects(pictures, panels[0]), drawing, columns=columns)
+    resized = _resized(pictures, panels[0], plan.picture_px)
+    rows = (_blended(resized, panel, drawing) for panel in panels)
+    return draw_sheet(plan, rows, title_lines=title_lines, key=draw_key(_key_text(panels), drawing))
 
 
 def _aspects(pictures: Sequence[Picture], panel: Panel) -> list[float]:
@@ -237,13 +183,11 @@ def _aspects(pictures: Sequence[Picture], panel: Panel) -> list[float]:
     return [shape[1] / shape[0] for shape in shapes]
 
 
-def _resized(pictures: Sequence[Picture], panel: Panel, row_px: Size) -> list[Picture]:
-    """Resize the pictures of a panel to equal height; together they are as wide as the row."""
-    aspects = _aspects(pictures, panel)
-    widths = [max(1, round(row_px[0] * aspect / sum(aspects))) for aspect in aspects]
+def _resized(pictures: Sequence[Picture], panel: Panel, sizes_px: Sequence[Size]) -> list[Picture]:
+    """Resize the pictures of a panel."""
     return [
-        resize.resize_picture(pictures[heat.media_index], (width, row_px[1]))
-        for heat, width in zip(panel.maps, widths, strict=True)
+        resize.resize_picture(pictures[heat.media_index], size_px)
+        for heat, size_px in zip(panel.maps, sizes_px, strict=True)
     ]
 
 
@@ -260,16 +204,6 @@ def _blended(resized: Sequence[Picture], panel: Panel, drawing: Drawing) -> list
     return [mark(picture) for mark, picture in zip(panel.marks, blended, strict=True)] if panel.marks else blended
 
 
-def _side_by_side(pictures: Sequence[Picture]) -> Image.Image:
-    width = sum(picture.shape[1] for picture in pictures) + PICTURE_GAP_PX * (len(pictures) - 1)
-    row = Image.new("RGB", (width, pictures[0].shape[0]), PAGE)
-    x = 0
-    for picture in pictures:
-        row.paste(Image.fromarray(picture), (x, 0))
-        x += picture.shape[1] + PICTURE_GAP_PX
-    return row
-
-
 def _legend(panel: Panel, height_px: int, size_px: int, drawing: Drawing) -> Image.Image:
     """Draw the colour bar, with values and multiples of uniform at its low end, middle and high end."""
     step = line_height_px(size_px)
@@ -280,25 +214,19 @@ def _legend(panel: Panel, height_px: int, size_px: int, drawing: Drawing) -> Ima
     legend = Image.new("RGB", (bar_width + gap + text_width, height), PAGE)
     legend.paste(Image.fromarray(overlay.colorbar(height, bar_width, drawing.colormap)), (0, 0))
     for (value, multiple), y in zip(ticks, (0, height // 2 - step, height - 2 * step), strict=True):
-        text = [_Paragraph([value], size_px, INK), _Paragraph([multiple], size_px, GREY)]
-        _write(legend, (bar_width + gap, y), text)
+        text = [Paragraph([value], size_px, INK), Paragraph([multiple], size_px, GREY)]
+        write(legend, (bar_width + gap, y), text)
     return legend
 
 
-def _key(panels: Sequence[Panel], drawing: Drawing) -> Image.Image:
-    """Draw the colours of a sheet and the values at their ends."""
+def _key_text(panels: Sequence[Panel]) -> str:
+    """Return what the ends of a sheet's colours are."""
     scale = panels[0].scale
-    text = "from the low to the high end of each panel's own scale"
-    if len({panel.scale for panel in panels}) == 1:
-        text = f"{compact(scale.low)} to {compact(scale.high)}"
-        if len({panel.maps[0].uniform for panel in panels}) == 1:
-            text += f" = {_multiple(panels[0], scale.high)}"
-    width, height = 180, line_height_px(NUMBER_PX)
-    key = Image.new("RGB", (width + 12 + math.ceil(lettering.measure(text, NUMBER_PX)), height), PAGE)
-    bar = np.rot90(overlay.colorbar(width, 12, drawing.colormap), -1)
-    key.paste(Image.fromarray(bar), (0, 4))
-    _write(key, (width + 12, 0), [_Paragraph([text], NUMBER_PX, GREY)])
-    return key
+    if len({panel.scale for panel in panels}) > 1:
+        return "from the low to the high end of each panel's own scale"
+    text = f"{compact(scale.low)} to {compact(scale.high)}"
+    same_uniform = len({panel.maps[0].uniform for panel in panels}) == 1
+    return f"{text} = {_multiple(panels[0], scale.high)}" if same_uniform else text
 
 
 def _numbers(panel: Panel) -> list[str]:
@@ -322,20 +250,6 @@ def _clipped(panel: Panel) -> int:
 
 def _multiple(panel: Panel, value: float) -> str:
     return times_uniform(value / panel.maps[0].uniform, panel.unit)
-
-
-def _paragraph(text: str, width_px: int, size_px: int, color: Color) -> _Paragraph:
-    return _Paragraph(lettering.wrap(text, width_px, size_px, max_lines=8), size_px, color)
-
-
-def _height_px(paragraphs: Sequence[_Paragraph]) -> int:
-    return sum(len(text.lines) * line_height_px(text.size_px) for text in paragraphs)
-
-
-def _write(page: Image.Image, xy: Size, paragraphs: Sequence[_Paragraph], gap_px: int = 0) -> None:
-    x, y = xy
-    for lines, size_px, color in paragraphs:
-        y += lettering.draw_lines(page, (x, y), lines, size_px, color) + gap_px
 
 
 def marked(picture: Picture, cells: NDArray[np.bool_], boxes: NDArray[np.float64]) -> Picture:

@@ -18,8 +18,8 @@ from qvl_attn.core.text import compact, plain, times_uniform
 from qvl_attn.core.types import FloatArray, HeatMap, Scale
 from qvl_attn.media.resize import Picture
 from qvl_attn.render import lettering, overlay
-from qvl_attn.render.layout import ACCENT, GREY, INK, PAGE
 from qvl_attn.render.lettering import line_height_px
+from qvl_attn.render.paper import ACCENT, GREY, INK, PAGE
 from qvl_attn.render.style import Drawing
 
 GAP_PX = 8

@@ -22,7 +22,7 @@ from qvl_attn.media.sampling import frames_between
 from qvl_attn.media.video import open_clip
 from qvl_attn.media.video_source import Pixels, VideoSource
 from qvl_attn.model.token_grid import frames_per_step
-from qvl_attn.render.layout import Size
+from qvl_attn.render.paper import Size
 from qvl_attn.render.style import Drawing
 from qvl_attn.render.video_frame import FrameOverlay, FrameRenderer
 from qvl_attn.results.record import MapSource

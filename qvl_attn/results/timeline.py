@@ -17,8 +17,9 @@ from qvl_attn.core.types import Media
 from qvl_attn.media.resize import Picture
 from qvl_attn.render import lettering
 from qvl_attn.render.charts import DPI, pixels_of
-from qvl_attn.render.layout import ACCENT, GREY, INK, LABEL_PX, PAGE, TITLE_PX
+from qvl_attn.render.contact_sheet import LABEL_PX, TITLE_PX
 from qvl_attn.render.lettering import line_height_px
+from qvl_attn.render.paper import ACCENT, GREY, INK, PAGE
 from qvl_attn.results.clip_export import step_edges_s
 from qvl_attn.results.record import MapSource
 

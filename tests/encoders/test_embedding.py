@@ -27,10 +27,11 @@ from qvl_attn.encoders.embedding import (
     separation_of,
 )
 from qvl_attn.encoders.embedding_charts import folder_images, patch_colors
-from qvl_attn.encoders.embedding_figures import Cell, component_colors, embedding_images, sheet
+from qvl_attn.encoders.embedding_figures import component_colors, embedding_images
 from qvl_attn.encoders.input_figures import mark_patch
 from qvl_attn.encoders.record import EncoderSettings
 from qvl_attn.render import overlay
+from qvl_attn.render.contact_sheet import draw_sheet
 from qvl_attn.render.style import Drawing
 from tests.helpers import tiny_encoders
 
@@ -317,23 +318,20 @@ def find_panel(page, picture):
     return None
 
 
-def test_a_sheet_shows_its_cells_in_order():
-    rng = np.random.default_rng(0)
-    pictures = [rng.integers(0, 250, (40, 60, 3)).astype(np.uint8) for _ in range(7)]
-    page = sheet("title", ["a line"], [Cell(picture, f"cell {i}", "12 %") for i, picture in enumerate(pictures)])
-    places = [find_panel(page, picture) for picture in pictures]
-    assert places == sorted(places)
-    assert len({*places}) == 7
-
-
 @pytest.mark.parametrize("index", [0, 1])
-def test_similarity_is_drawn_on_one_scale_with_the_patch_outlined(index):
+def test_similarity_is_drawn_on_one_scale_with_the_patch_outlined(index, monkeypatch):
+    plans = []
+    monkeypatch.setattr(
+        embedding_figures,
+        "draw_sheet",
+        lambda plan, *args, **kwargs: plans.append(plan) or draw_sheet(plan, *args, **kwargs),
+    )
     result = encoded(at=((60.0, 40.0), (20.0, 10.0)))
     _, h, w = result.attention.grid
     drawing = Drawing(alpha=1.0, interp="cells")
     drawn = embedding_figures.draw_similarity(result, index, drawing)
     values = result.similarity[:, index]
-    size_px = embedding_figures._size_px(result, drawing, embedding_figures.CELL_PX)
+    (size_px,) = plans[0].picture_px
     scale = Scale(float(values.min()), 1.0)
     places = []
     for maps in values:

@@ -7,7 +7,8 @@ from qvl_attn.attribution import heatmap
 from qvl_attn.core import text as numbers
 from qvl_attn.core.types import HeatMap, Scale
 from qvl_attn.render import lettering, overlay
-from qvl_attn.render.layout import ACCENT, Panel, headline, scale_line, sheet
+from qvl_attn.render.layout import Panel, headline, scale_line, sheet
+from qvl_attn.render.paper import ACCENT
 from qvl_attn.render.style import Drawing
 
 rng = np.random.default_rng(3)
