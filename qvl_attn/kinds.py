@@ -12,7 +12,7 @@ from qvl_attn.encoders.result import EncoderResult
 from qvl_attn.media.image import check_local
 from qvl_attn.results.result import StoredResult
 from qvl_attn.results.run_folder import RUN_FILE
-from qvl_attn.results.store import RESULT_FILE, is_complete
+from qvl_attn.results.store import RESULT_FILE, is_complete, is_pass
 from qvl_attn.vqa.result import Result
 
 KINDS: tuple[type[StoredResult], ...] = (Result, EncoderResult)
@@ -54,8 +54,6 @@ def check_whole(folder: Path) -> None:
     Raises:
         InputError: it is one pass of a result, whose folder must not change.
     """
-    passes = folder.absolute().parent
-    if passes.name == "passes" and is_complete(passes.parent):
-        raise InputError(
-            f"{folder} is one pass of a result", f"name the whole result, {passes.parent}, or {argument('out')}"
-        )
+    if is_pass(folder):
+        whole = folder.absolute().parents[1]
+        raise InputError(f"{folder} is one pass of a result", f"name the whole result, {whole}, or {argument('out')}")

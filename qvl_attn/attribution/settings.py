@@ -168,10 +168,7 @@ def settings_from(value: object, layer_count: int) -> Settings:
     """
     saved = decoded(value, _Saved, "settings")
     fields = decoded(value, dict[str, Any], "settings") | {"layers": layers_text(saved.get("layers"), layer_count)}
-    settings = decoded(fields, Settings, "settings")
-    unknown = fields.keys() - vars(settings).keys()
-    if unknown:
-        raise ValueError(f"settings.{min(unknown)}: unknown")
+    settings = decoded(fields, Settings, "settings", exact=True)
     if settings.methods:
         parse_methods(settings.methods)
     return settings

@@ -257,14 +257,20 @@ def write_png(path: Path, pixels: np.ndarray) -> None:
         Image.fromarray(pixels).save(stream, format="PNG", compress_type=zlib.Z_RLE)
 
 
-def read_png(path: Path) -> np.ndarray:
+def read_png(path: Path, size_px: tuple[int, int] | None = None) -> np.ndarray:
     """Read a PNG as (H, W, 3) uint8 RGB.
 
+    Args:
+        path: the file.
+        size_px: (width, height) that it must have; None for any.
+
     Raises:
-        StoreError: the file is missing, not a PNG, broken, or larger than `MAX_PNG_PIXELS`.
+        StoreError: the file is missing, not a PNG, broken, of another size, or larger than `MAX_PNG_PIXELS`.
     """
     try:
         with Image.open(path, formats=["PNG"]) as picture:
+            if size_px is not None and picture.size != size_px:
+                raise StoreError(f"{path} has {picture.width} x {picture.height} px, not {size_px[0]} x {size_px[1]}")
             if picture.width * picture.height > MAX_PNG_PIXELS:
                 raise StoreError(f"{path} has more than {MAX_PNG_PIXELS} pixels")
             return np.array(picture.convert("RGB"))
@@ -323,10 +329,12 @@ class Arrays(Mapping[str, np.ndarray]):
     """
 
     def __init__(self, source: Path | BytesIO, max_bytes: int) -> None:
-        self._source, self._max_bytes, self._bytes = source, max_bytes, 0
+        self._name = source if isinstance(source, Path) else "the received data"
+        self._max_bytes, self._bytes = max_bytes, 0
         self._arrays: dict[str, np.ndarray] = {}
-        with self._archive() as archive:
-            files = [name for name in archive.namelist() if name.endswith(".npy")]
+        with self._naming():
+            self._archive = zipfile.ZipFile(source)  # closed with this object
+        files = [name for name in self._archive.namelist() if name.endswith(".npy")]
         self._names = dict.fromkeys(name.removesuffix(".npy") for name in files)
 
     def __iter__(self) -> Iterator[str]:
@@ -342,45 +350,41 @@ class Arrays(Mapping[str, np.ndarray]):
         if name not in self._names:
             raise KeyError(name)
         if name not in self._arrays:
-            with self._archive() as archive:
-                self._arrays[name] = self._unpacked(archive, name)
+            with self._naming():
+                self._arrays[name] = self._unpacked(name)
         return self._arrays[name]
 
     @contextmanager
-    def _archive(self) -> Iterator[zipfile.ZipFile]:
+    def _naming(self) -> Iterator[None]:
         try:
-            with zipfile.ZipFile(self._source) as archive:
-                yield archive
+            yield
         except StoreError:
             raise
         except Exception as error:  # zipfile and NumPy's header parser raise almost any type
             raise StoreError(f"{self._name} cannot be read as arrays ({type(error).__name__})") from None
 
-    @property
-    def _name(self) -> object:
-        return self._source if isinstance(self._source, Path) else "the received data"
-
-    def _unpacked(self, archive: zipfile.ZipFile, name: str) -> np.ndarray:
-        file = archive.getinfo(f"{name}.npy")
+    def _unpacked(self, name: str) -> np.ndarray:
+        file = self._archive.getinfo(f"{name}.npy")
         self._bytes += file.file_size
         if self._bytes > self._max_bytes:
             raise StoreError(
                 f"{self._name} would unpack to {self._bytes / 2**30:.1f} GiB",
                 f"the limit is {self._max_bytes / 2**30:g} GiB",
             )
-        with archive.open(file) as stream:
+        with self._archive.open(file) as stream:
             version = np.lib.format.read_magic(stream)
             read_header = (
                 np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             )
-            shape, _, dtype = read_header(stream)
+            shape, fortran_order, dtype = read_header(stream)
             if dtype.kind not in _KINDS:
                 raise StoreError(f"{self._name}: {name} has numbers of type {dtype}, which no result has")
-            # NumPy makes room for what the header says before it reads.
+            # Room is made for what the header says.
             if min(shape, default=1) < 0 or math.prod(shape) * dtype.itemsize != file.file_size - stream.tell():
                 raise StoreError(f"{self._name}: {name} does not have the size that it states")
-        with archive.open(file) as stream:
-            return np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
+            array = np.empty(shape, dtype, "F" if fortran_order else "C")
+            array.reshape(-1, order="A").view(np.uint8)[:] = np.frombuffer(stream.read(array.nbytes), np.uint8)
+        return array
 
 
 def read_npz(path: Path | BytesIO, max_bytes: int | None = None) -> Arrays:

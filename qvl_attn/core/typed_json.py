@@ -50,7 +50,7 @@ def _finite(text: str) -> float:
     return value if math.isfinite(value) else _reject(text)
 
 
-def decoded(value: Any, kind: type[T], name: str) -> T:
+def decoded(value: Any, kind: type[T], name: str, *, exact: bool = False) -> T:
     """Return a JSON value as a value of a type; fields that the type does not have are left out.
 
     Args:
@@ -58,13 +58,14 @@ def decoded(value: Any, kind: type[T], name: str) -> T:
         kind: the type: a typed dictionary, a dataclass, or one of these in lists, dictionaries and tuples. Its own
             numbers are not converted, except whole ones to floats.
         name: where the value is from, for the message.
+        exact: whether a field that the type, a dataclass, does not have is refused instead.
 
     Raises:
         ValueError: a field is missing or has another type, or the dataclass refuses it: `row.boxes: expected int, got
             str`.
     """
     try:
-        return msgspec.convert(value, kind)
+        converted = msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         text = str(error)
         message, place = found.groups() if (found := _PLACE.fullmatch(text)) else (text, "")
@@ -72,3 +73,7 @@ def decoded(value: Any, kind: type[T], name: str) -> T:
         raise ValueError(f"{name}{place}: {message[:1].lower()}{message[1:]}") from None
     except QvlAttnError as error:
         raise ValueError(f"{name}: {error.message}") from None
+    unknown = value.keys() - vars(converted).keys() if exact else ()
+    if unknown:
+        raise ValueError(f"{name}.{min(unknown)}: unknown")
+    return converted

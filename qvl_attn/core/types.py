@@ -12,6 +12,8 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from qvl_attn.core.typed_json import Count, Finite
+
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 
@@ -52,14 +54,14 @@ class ClipFacts:
         skipped_s: times of the frames that could not be decoded.
     """
 
-    start_s: float
-    end_s: float
-    rate_fps: float
-    sampled_fps: float
-    frame_indices: tuple[int, ...]
-    declared_frames: int | None
-    decoded_frames: int
-    skipped_s: tuple[float, ...] = ()
+    start_s: Finite
+    end_s: Finite
+    rate_fps: Finite
+    sampled_fps: Finite
+    frame_indices: tuple[Count, ...]
+    declared_frames: Count | None
+    decoded_frames: Count
+    skipped_s: tuple[Finite, ...] = ()
 
     def __post_init__(self) -> None:
         _require(0 <= self.start_s < self.end_s <= MAX_S, f"start {self.start_s} s, end {self.end_s} s")
@@ -200,10 +202,10 @@ class TokenGrid:
 class Token:
     """One token of the sequence. `span` is the range of the question that it covers, [start, stop) in characters."""
 
-    position: int
+    position: Count
     text: str
     role: str
-    span: tuple[int, int] | None = None
+    span: tuple[Count, Count] | None = None
 
     def __post_init__(self) -> None:
         _require(self.role in ROLES, f"role {self.role!r}")

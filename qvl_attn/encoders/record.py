@@ -239,6 +239,8 @@ class EncoderRecord(Record):
     def __post_init__(self) -> None:
         L, A, grid = self.attention.layer_count, len(self.attention.query_patches), self.attention.grid
         t, h, w = grid
+        side_px = self.attention.patch_px
+        _require_array("reconstruction", self.reconstruction, np.uint8, (t, h * side_px, w * side_px, 3))
         _require_array("frames", self.frames, np.int64, (t, 2))
         _require(0 <= self.frames.min() <= self.frames.max() < len(self.media[0].frames), "frames: outside the clip")
         boxes_px, size_px = self.attention.boxes_px, np.array(self.media[0].size_px)

@@ -9,17 +9,16 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from qvl_attn.core.files import read_png
 from qvl_attn.core.text import argument
-from qvl_attn.core.types import HeatMap, Media, Source
-from qvl_attn.encoders.codec import GRID_DTYPE, KIND, record_arrays, record_from, record_json
+from qvl_attn.core.types import HeatMap, Source
+from qvl_attn.encoders.codec import GRID_DTYPE, KIND, EncoderJson, encoder_arrays, encoder_json, record_from
 from qvl_attn.encoders.figures import DrawnEncoderResult, draw_encoder_result, reconstruction_file
 from qvl_attn.encoders.page import encoder_page_part
 from qvl_attn.encoders.record import EncoderProvenance, EncoderRecord, EncoderSettings, check_layer, with_options
 from qvl_attn.render.html.payload import Payload
 from qvl_attn.render.style import Drawing
 from qvl_attn.results.added import settings_key
-from qvl_attn.results.codec import base_name
+from qvl_attn.results.codec import base_name, grid_sizes, read_frames
 from qvl_attn.results.page_data import PagePart
 from qvl_attn.results.result import StoredResult
 
@@ -30,6 +29,7 @@ class EncoderResult(EncoderRecord, StoredResult):
 
     kinds: ClassVar = (KIND,)
     remedy: ClassVar = f"run the command again with {argument('overwrite', True)}, or name another folder"
+    schema: ClassVar = EncoderJson
     choices: ClassVar = ("layer", "over")
 
     def _with_choices(self, **choices: Any) -> Self:
@@ -57,27 +57,20 @@ class EncoderResult(EncoderRecord, StoredResult):
         rows = None if self.patch_rows is None else self.patch_rows.astype(GRID_DTYPE).astype(np.float32)
         return replace(self, patch_rows=rows)
 
-    def _arrays(self) -> dict[str, np.ndarray]:
-        return record_arrays(self)
+    def _grid_sizes(self) -> list[tuple[int, int, int]]:
+        return [self.attention.grid]
 
-    def _json(self, drawn: Sequence[HeatMap], files: Sequence[str], notes: Sequence[str]) -> dict[str, Any]:
-        return record_json(self, files, notes)
+    def _arrays(self) -> dict[str, np.ndarray]:
+        return encoder_arrays(self)
+
+    def _as_json(self, drawn: Sequence[HeatMap], **common: Any) -> EncoderJson:
+        return encoder_json(self, **common)
 
     @classmethod
-    def _from_folder(
-        cls, folder: Path, value: Mapping[str, Any], arrays: Mapping[str, np.ndarray], media: tuple[Media, ...]
-    ) -> Self:
-        for name in ("notes", "said", "files"):
-            if not (isinstance(value[name], list) and all(isinstance(line, str) for line in value[name])):
-                raise ValueError(f"{name}: not a list of lines")
-        for name in ("headline", "input_px", "layers", "patch_px"):  # displayed unchanged: only presence is checked
-            _ = value[name]
-        result = record_from(cls, value, arrays, media)
-        steps = range(result.attention.grid[0])
-        reconstruction = np.stack([read_png(folder / reconstruction_file(step)) for step in steps])
-        if reconstruction.shape != result.reconstruction.shape:
-            raise ValueError(f"{reconstruction_file(0)} does not have the size of the input")
-        return replace(result, reconstruction=reconstruction)
+    def _from_json(cls, folder: Path, saved: EncoderJson, arrays: Mapping[str, np.ndarray], **common: Any) -> Self:
+        [(steps, _, _)], _ = grid_sizes(arrays, 1)
+        files = [folder / reconstruction_file(step) for step in range(steps)]
+        return record_from(cls, saved, arrays, read_frames(files), **common)
 
 
 def request_label(provenance: EncoderProvenance) -> str:

@@ -14,18 +14,26 @@ import numpy as np
 from qvl_attn.core.errors import CaptureError, InputError, StoreError
 from qvl_attn.core.files import read_json, read_npz, write_png
 from qvl_attn.core.runtime import Progress, cancelling
-from qvl_attn.core.types import HeatMap, Media, Source
+from qvl_attn.core.text import quoted, shortened
+from qvl_attn.core.typed_json import decoded
+from qvl_attn.core.types import HeatMap, Source
 from qvl_attn.media.resize import Picture
 from qvl_attn.render.html.notebook import framed
 from qvl_attn.render.html.payload import Payload
 from qvl_attn.render.style import Drawing
 from qvl_attn.render.video_frame import FrameOverlay
-from qvl_attn.results.codec import as_stored, media_from, write_sampled_frames
+from qvl_attn.results.codec import (
+    SCHEMA_VERSION,
+    ResultJson,
+    as_stored,
+    media_json,
+    read_media,
+    write_sampled_frames,
+)
 from qvl_attn.results.page_data import PagePart, results_html
 from qvl_attn.results.record import Record
 from qvl_attn.results.store import ARRAYS_FILE, RESULT_FILE, Contents, draw_threads, folder_name, reading, save_record
 
-SCHEMA_VERSION = 1
 LOADERS = "Result.load reads results of ask and video, EncoderResult.load those of encoder"
 
 
@@ -58,13 +66,15 @@ class StoredResult(Record, ABC):
     """A record with a folder. A kind of result fills in the methods that begin with an underscore.
 
     Attributes:
-        kinds: what `kind` in `result.json` may be.
+        kinds: what `kind` in `result.json` may be: of pictures, and last of a clip.
         remedy: what to do if a folder is damaged.
+        schema: the fields of its `result.json`.
         choices: the arguments of `redrawn` that choose another headline.
     """
 
     kinds: ClassVar[tuple[str, ...]]
     remedy: ClassVar[str]
+    schema: ClassVar[type[ResultJson]]
     choices: ClassVar[tuple[str, ...]] = ()
 
     def save(
@@ -115,17 +125,37 @@ class StoredResult(Record, ABC):
             StoreError: the folder is not a complete result of a known schema.
         """
         path = Path(folder)
-        value = read_json(path / RESULT_FILE)
+        saved = cls.saved_json(path)
+        with reading(path, cls.remedy):
+            return cls._from_json(
+                path,
+                saved,
+                read_npz(path / ARRAYS_FILE),
+                media=read_media(path, saved.media),
+                settings=saved.settings,
+                provenance=saved.provenance,
+                seconds=saved.seconds,
+                peak_memory_bytes=saved.peak_memory_bytes,
+            )
+
+    @classmethod
+    def saved_json(cls, folder: Path) -> Any:
+        """Return the `result.json` of a folder, as the class's `schema`.
+
+        Raises:
+            InputError: it is a result of another kind.
+            StoreError: it is not a result of a known schema.
+        """
+        value = read_json(folder / RESULT_FILE)
         kind, version = value.get("kind"), value.get("schema_version")
         if version != SCHEMA_VERSION:
-            raise StoreError(f"{path} has schema {version!r}", f"this version reads {SCHEMA_VERSION}")
+            raise StoreError(f"{folder} has schema {quoted(version)}", f"this version reads {SCHEMA_VERSION}")
         if not isinstance(kind, str):
-            raise StoreError(f"{path} is damaged: kind: want a text", cls.remedy)
+            raise StoreError(f"{folder} is damaged: kind: want a text", cls.remedy)
         if kind not in cls.kinds:
-            raise InputError(f"{path} is a result of {kind}, not of {' or '.join(cls.kinds)}", LOADERS)
-        with reading(path, cls.remedy):
-            media = tuple(media_from(path, i, item) for i, item in enumerate(value["media"]))
-            return cls._from_folder(path, value, read_npz(path / ARRAYS_FILE), media)
+            raise InputError(f"{folder} is a result of {shortened(kind)}, not of {' or '.join(cls.kinds)}", LOADERS)
+        with reading(folder, cls.remedy):
+            return decoded(value, cls.schema, "result")
 
     def _left_behind(self, drawn: Self) -> list[str]:
         """Return what its redrawn version drops because it belongs to another map, a name each."""
@@ -227,7 +257,6 @@ class StoredResult(Record, ABC):
     def _arrays(self) -> Mapping[str, np.ndarray]:
         """Return the contents of `attention.npz`."""
 
-    @abstractmethod
     def _json(self, drawn: Sequence[HeatMap], files: Sequence[str], notes: Sequence[str]) -> dict[str, Any]:
         """Return the contents of `result.json`.
 
@@ -236,13 +265,44 @@ class StoredResult(Record, ABC):
             files: file names relative to the folder.
             notes: what the reader should know, a line each.
         """
+        common = {
+            "kind": self.kinds[0 if self.settings.clip is None else -1],
+            "media": tuple(
+                media_json(medium, size) for medium, size in zip(self.media, self._grid_sizes(), strict=True)
+            ),
+            "settings": self.settings,
+            "provenance": self.provenance,
+            "seconds": dict(self.seconds),
+            "peak_memory_bytes": dict(self.peak_memory_bytes),
+            "notes": tuple(notes),
+            "files": tuple(sorted(files)),
+        }
+        return asdict(self._as_json(drawn, **common))
+
+    @abstractmethod
+    def _grid_sizes(self) -> Sequence[tuple[int, int, int]]:
+        """Return steps, rows and columns of patches of each picture, or of the clip."""
+
+    @abstractmethod
+    def _as_json(self, drawn: Sequence[HeatMap], **common: Any) -> ResultJson:
+        """Return the contents of `result.json` as its `schema`.
+
+        Args:
+            drawn: the headline maps as drawn, after filters.
+            common: the fields that every kind has.
+        """
 
     @classmethod
     @abstractmethod
-    def _from_folder(
-        cls, folder: Path, value: Mapping[str, Any], arrays: Mapping[str, np.ndarray], media: tuple[Media, ...]
-    ) -> Self:
-        """Return the result of these contents of `result.json` and `attention.npz`."""
+    def _from_json(cls, folder: Path, saved: Any, arrays: Mapping[str, np.ndarray], **common: Any) -> Self:
+        """Return the result of the contents of its folder.
+
+        Args:
+            folder: the folder, of which further files may be read.
+            saved: `result.json`, as its `schema`.
+            arrays: `attention.npz`, of which an array is unpacked when it is asked for.
+            common: the fields that every kind has.
+        """
 
 
 def request_folder(out: Path, media: Sequence[Source], label: str, key: Mapping[str, Any], drawing: Drawing) -> Path:

@@ -27,6 +27,7 @@ from qvl_attn.render.style import Drawing
 from qvl_attn.results.record import Record
 
 RESULT_FILE, ARRAYS_FILE = "result.json", "attention.npz"
+PASSES = "passes"  # the folder of a clip's passes, each a result of its own
 # The most pixels in all pictures that are drawn at the same time; each takes some 40 bytes of memory.
 MAX_PIXELS_AT_ONCE = 10 * 2**20
 # What the use of damaged values raises.
@@ -125,6 +126,12 @@ def draw_threads(media: Sequence[Media], drawing: Drawing) -> int:
 def is_complete(folder: Path) -> bool:
     """Return whether a folder holds a completely written result."""
     return (folder / RESULT_FILE).is_file()
+
+
+def is_pass(folder: Path) -> bool:
+    """Return whether a folder is that of a pass over a part of a clip, inside the folder of the whole."""
+    passes = folder.absolute().parent
+    return passes.name == PASSES and is_complete(passes.parent)
 
 
 @contextmanager

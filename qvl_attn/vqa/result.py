@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -12,15 +12,15 @@ import numpy as np
 from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.files import write_json, write_npz, write_png
 from qvl_attn.core.text import argument
-from qvl_attn.core.types import HeatMap, Media, Source
+from qvl_attn.core.types import HeatMap, Source
 from qvl_attn.render.html.payload import Payload
 from qvl_attn.render.style import Drawing
 from qvl_attn.results.added import settings_key
 from qvl_attn.results.codec import picture_file, write_sampled_frames
 from qvl_attn.results.page_data import PagePart
 from qvl_attn.results.result import StoredResult
-from qvl_attn.results.store import ARRAYS_FILE, RESULT_FILE
-from qvl_attn.vqa.codec import pass_folder, record_arrays, record_from, record_json
+from qvl_attn.results.store import ARRAYS_FILE, RESULT_FILE, is_pass
+from qvl_attn.vqa.codec import QuestionJson, pass_folder, question_arrays, question_json, record_from
 from qvl_attn.vqa.figures import DrawnResult, draw_result
 from qvl_attn.vqa.page import question_page_part
 from qvl_attn.vqa.record import VqaRecord
@@ -36,6 +36,7 @@ class Result(VqaRecord, StoredResult):
 
     kinds: ClassVar = ("ask", "video")
     remedy: ClassVar = f"ask again with {argument('overwrite', True)}"
+    schema: ClassVar = QuestionJson
     choices: ClassVar = ("layers", "heads", "query", "method")
 
     passes: tuple[Result, ...] = ()
@@ -63,20 +64,22 @@ class Result(VqaRecord, StoredResult):
         """Return the result's part of a page; see `page_data.Paged`."""
         return question_page_part(self, notes, payload)
 
-    def _arrays(self) -> dict[str, np.ndarray]:
-        return record_arrays(self)
+    def _grid_sizes(self) -> list[tuple[int, int, int]]:
+        return [grid.grid_thw for grid in self.capture.grids]
 
-    def _json(self, drawn: Sequence[HeatMap], files: Sequence[str], notes: Sequence[str]) -> dict[str, Any]:
-        return record_json(self, drawn, files, notes)
+    def _arrays(self) -> dict[str, np.ndarray]:
+        return question_arrays(self)
+
+    def _as_json(self, drawn: Sequence[HeatMap], **common: Any) -> QuestionJson:
+        return question_json(self, drawn, **common)
 
     @classmethod
-    def _from_folder(
-        cls, folder: Path, value: Mapping[str, Any], arrays: Mapping[str, np.ndarray], media: tuple[Media, ...]
-    ) -> Self:
-        passes = value["passes"]["results"] if value.get("passes") else ()
-        result = record_from(cls, value, arrays, media)
-        result.heatmaps()  # a result without them is damaged
-        return replace(result, passes=tuple(cls.load(folder / pass_folder(i)) for i in range(len(passes))))
+    def _from_json(cls, folder: Path, saved: QuestionJson, arrays: Mapping[str, np.ndarray], **common: Any) -> Self:
+        if saved.passes and is_pass(folder):
+            raise ValueError("passes: a pass has none of its own")
+        count = len(saved.passes.results) if saved.passes else 0
+        passes = tuple(cls.load(folder / pass_folder(i)) for i in range(count))
+        return record_from(cls, saved, arrays, passes, **common)
 
     def _write_parts(self, folder: Path) -> list[str]:
         return [file for i, part in enumerate(self.passes) for file in _write_pass(folder, pass_folder(i), part)]
@@ -110,7 +113,7 @@ def _write_pass(folder: Path, name: str, result: Result) -> list[str]:
         frames = [picture_file(0)]
     else:
         frames = write_sampled_frames(folder / name, media)
-    write_npz(folder / name / ARRAYS_FILE, record_arrays(result))
+    write_npz(folder / name / ARRAYS_FILE, result._arrays())
     files = [ARRAYS_FILE, *frames, RESULT_FILE]
-    write_json(folder / name / RESULT_FILE, record_json(result, result.heatmaps(), files, []))
+    write_json(folder / name / RESULT_FILE, result._json(result.heatmaps(), files, []))
     return [f"{name}/{file}" for file in files]

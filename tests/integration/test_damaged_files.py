@@ -150,10 +150,10 @@ def test_an_index_beyond_the_samples_is_refused_alike(tmp_path):
     [
         ({"answer": 5}, "result.answer: expected str, got int"),
         ({"question": None}, "result.question: expected str, got null"),
-        ({"headline": {"vision_mass": "x"}}, "result.headline.vision_mass: expected float | null, got str"),
+        ({"headline": {"vision_mass": "x"}}, "result.headline.vision_mass: expected float, got str"),
         (
             {"layers": [{"layer": 0, "vision_mass": "x"}]},
-            "result.layers[0].vision_mass: expected float | null",
+            "result.layers[0].vision_mass: expected float, got str",
         ),
     ],
 )
@@ -259,7 +259,7 @@ def test_a_setting_that_is_no_text_is_damage(tmp_path, value):
     result = json.loads(kept_files("ask")["result.json"])
     result["settings"]["heads"] = value
     folder = write_kept("ask", tmp_path / "result", **{"result.json": json.dumps(result).encode()})
-    with pytest.raises(StoreError, match=r"is damaged: .*settings.heads: expected str | null, got "):
+    with pytest.raises(StoreError, match=r"is damaged: .*settings.heads: expected str \| null, got "):
         read_saved(folder)
 
 

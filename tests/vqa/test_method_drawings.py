@@ -14,7 +14,6 @@ from qvl_attn.attribution.similarity import Likeness, Sanity
 from qvl_attn.cli.tables import faithfulness_lines
 from qvl_attn.render.charts import draw_faithfulness, draw_methods
 from qvl_attn.render.overlay import crossed_out
-from qvl_attn.vqa.codec import record_json
 from qvl_attn.vqa.figures import draw_result, headline_caption
 
 QUESTION = "how many cats?"
@@ -77,7 +76,7 @@ def test_the_caption_and_the_json_name_what_was_taken_out(sinks):
     assert lines[0].startswith(f"method sinks · attention of the question, 4 tokens · {sinks.methods[0].caption}")
     assert f"{len(sinks.methods[0].removed)} sink cells removed" in lines[0]
     (crossed,) = [line for line in lines if line.startswith("crossed out: ")]
-    entries = record_json(sinks, drawn.headline, [], [])["methods"][0]["removed"]
+    entries = sinks._json(drawn.headline, [], [])["methods"][0]["removed"]
     assert [entry["cell"] for entry in entries] == list(sinks.methods[0].removed)
     cells = [grid.cells for grid in sinks.capture.grids]
     boxes = np.concatenate([grid.boxes_px for grid in sinks.capture.grids])

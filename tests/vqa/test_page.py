@@ -19,7 +19,6 @@ from qvl_attn.media.resize import resize_picture
 from qvl_attn.render.html.payload import Payload, coarse, pack_rows
 from qvl_attn.results.page_data import results_html
 from qvl_attn.vqa import page as maps
-from qvl_attn.vqa.codec import record_json
 from qvl_attn.vqa.page import MAX_TEXT, MAX_WORD, question_page_part
 from qvl_attn.vqa.result import Result
 from tests.attribution.test_profiles import demo_profile
@@ -448,7 +447,7 @@ def test_an_endless_word_is_cut_in_the_page_and_whole_in_the_result():
     assert panel["question"] == "w" * (MAX_TEXT - 1) + "…"
     assert ["long_words", MAX_WORD] in panel["left_out"]
     assert len(results_html([result])) < len(question) + len(results_html([Result.load(KEPT / "ask")]))
-    assert record_json(result, result.heatmaps(), [], [])["question"] == question
+    assert result._json(result.heatmaps(), [], [])["question"] == question
 
 
 def test_separators_of_lines_and_paragraphs_are_drawn():
