@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qvl_attn.core.errors import InputError, StoreError
-from qvl_attn.core.files import check_new, read_json, write_text
+from qvl_attn.core.files import check_new, write_text
 from qvl_attn.core.text import argument, pluralize
 from qvl_attn.evaluation.examples import read_examples
 from qvl_attn.evaluation.page import check_html
@@ -63,8 +63,9 @@ def _html(folders: Sequence[Path]) -> str:
     if checks:
         return _check_html(checks[0])
     results = [read_saved(folder) for folder in folders]
+    notes = [result.saved_json(folder).notes for folder, result in zip(folders, results, strict=True)]
     with damage(", ".join(str(folder / RESULT_FILE) for folder in folders)):
-        return results_html(results, [_notes(folder) for folder in folders])
+        return results_html(results, notes)
 
 
 def _check_html(folder: Path) -> str:
@@ -76,7 +77,3 @@ def _check_html(folder: Path) -> str:
             SUMMARY_REMEDY,
         )
     return check_html(summary, scores, read_examples(folder))
-
-
-def _notes(folder: Path) -> list[str]:
-    return [str(note) for note in read_json(folder / RESULT_FILE)["notes"]]
