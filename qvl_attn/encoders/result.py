@@ -49,7 +49,7 @@ class EncoderResult(EncoderRecord, StoredResult):
     def _drawn(self, drawing: Drawing) -> DrawnEncoderResult:
         return draw_encoder_result(self, drawing)
 
-    def page_part(self, notes: Sequence[str], payload: Payload) -> PagePart:
+    def _page_part(self, notes: Sequence[str], payload: Payload) -> PagePart:
         """Return the result's part of a page; see `page_data.Paged`."""
         return encoder_page_part(self, notes, payload)
 

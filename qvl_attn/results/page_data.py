@@ -41,7 +41,7 @@ class PagePart:
 class Paged(Protocol):
     """A result that a page can show."""
 
-    def page_part(self, notes: Sequence[str], payload: Payload) -> PagePart:
+    def _page_part(self, notes: Sequence[str], payload: Payload) -> PagePart:
         """Return the result's part of a page; its maps and pictures go into the payload.
 
         Args:
@@ -58,7 +58,7 @@ def results_html(results: Sequence[Paged], notes: Sequence[Sequence[str]] = ()) 
         notes: for each result, what its reader should know, a line each.
     """
     payload = Payload()
-    parts = [result.page_part(notes[i] if notes else (), payload) for i, result in enumerate(results)]
+    parts = [result._page_part(notes[i] if notes else (), payload) for i, result in enumerate(results)]
     title = " · ".join(dict.fromkeys(part.title for part in parts))
     first = {map_["coarse"] for part in parts for map_ in part.data["maps"]}
     picture = parts[0].still if len(parts) == 1 else None

@@ -250,7 +250,7 @@ class StoredResult(Record, ABC):
         """
 
     @abstractmethod
-    def page_part(self, notes: Sequence[str], payload: Payload) -> PagePart:
+    def _page_part(self, notes: Sequence[str], payload: Payload) -> PagePart:
         """Return the result's part of a page; see `page_data.Paged`."""
 
     @abstractmethod

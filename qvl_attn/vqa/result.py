@@ -60,7 +60,7 @@ class Result(VqaRecord, StoredResult):
     def _drawn(self, drawing: Drawing) -> DrawnResult:
         return draw_result(self, drawing)
 
-    def page_part(self, notes: Sequence[str], payload: Payload) -> PagePart:
+    def _page_part(self, notes: Sequence[str], payload: Payload) -> PagePart:
         """Return the result's part of a page; see `page_data.Paged`."""
         return question_page_part(self, notes, payload)
 

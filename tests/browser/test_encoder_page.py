@@ -70,7 +70,7 @@ def choose_head(page, head):
     set_control(page, "head", head)
 
 
-MAPS = {"mean": "attention, mean", "max": "attention, maximum", "min": "attention, minimum"}
+MAPS = {"mean": "attention (mean)", "max": "attention (maximum)", "min": "attention (minimum)"}
 
 
 # Queries, layers, heads
@@ -357,7 +357,7 @@ def test_cosine_similarity_by_layer(open_encoder_page, encoder_results):
 def test_similarity_is_that_of_a_query_patch_and_a_click_has_no_effect(open_encoder_page, encoder_results):
     page, result = open_encoder_page("cls"), encoder_results("cls")
     assert page.locator("#map option").all_inner_texts() == [
-        *("attention, mean of the heads", "attention, maximum of the heads", "attention, minimum of the heads"),
+        *("attention (mean)", "attention (maximum)", "attention (minimum)"),
         *("cosine similarity", "Grad-CAM on the patch grid: a cat"),
     ]
     choose_map(page, "cosine")
