@@ -86,7 +86,7 @@ def test_the_table_of_figures_is_that_of_the_summary(open_check_page, finished_c
         interval = "–" if figure["low"] is None else f"{fixed(figure['low'])} – {fixed(figure['high'])}"
         want = [fixed(figure["mean"]), interval, *(fixed(figure[control]) for control in CONTROLS)]
         assert row[1:] == [*want, fixed(figure["all_layers"]["mean"])], name
-    overview = page.text("#said")
+    overview = page.text("#facts")
     for words in (f"{summary['samples']} samples", f"{summary['with_boxes']} with boxes", summary["headline_map"]):
         assert words in overview
     right = summary["accuracy"]["mean"]
@@ -187,7 +187,7 @@ def test_the_layers_of_the_headline_are_shaded(open_check_page, finished_check, 
     page = open_check_page(kind)
     shaded = Chart(page).shaded()
     assert [pytest.approx((layer - 0.5, layer + 0.5), abs=0.01) for layer in layers] == shaded
-    assert "shaded" in page.text("#layer-told")
+    assert "shaded" in page.text("#layer-hint")
 
 
 def test_all_layers_are_not_shaded(open_check_page, finished_check, tmp_path):
@@ -196,7 +196,7 @@ def test_all_layers_are_not_shaded(open_check_page, finished_check, tmp_path):
     (tmp_path / "page.html").write_text(check_html(summary, read_scores(run.folder), {}), encoding="utf-8")
     page = open_check_page(tmp_path / "page.html")
     assert Chart(page).shaded() == []
-    assert page.text("#layer-told") == ""
+    assert page.text("#layer-hint") == ""
 
 
 def test_a_click_shows_the_values_of_a_layer(open_check_page, finished_check):
@@ -211,11 +211,11 @@ def test_a_click_shows_the_values_of_a_layer(open_check_page, finished_check):
             figure = layers[layer][name]
             want = f"layer {layer}: {fixed(figure['mean'])} ({fixed(figure['low'])} – {fixed(figure['high'])})"
             want += f", chance {fixed(figure['chance'])}" if figure.get("chance") is not None else ""
-            assert page.text("#layer-told") == want
+            assert page.text("#layer-hint") == want
             chart = Chart(page)
             assert [chart.x(position) for position in chart.drawn["now"]] == pytest.approx([layer], abs=0.01)
     page.page.mouse.click(chart.drawn["left"] + 2, chart.drawn["top"] + 100)
-    assert page.text("#layer-told").startswith("layer 0: ")
+    assert page.text("#layer-hint").startswith("layer 0: ")
 
 
 # By head
@@ -256,11 +256,11 @@ def test_heads_are_coloured_by_their_figure(open_check_page, finished_check, kin
 
 def test_keys_move_over_heads_and_click_or_enter_shows_their_values(open_check_page, finished_check):
     page, values = open_check_page("heads"), finished_check("heads").summary["heads"]["pointing"]
-    assert "outlined" in page.text("#heads-told")
+    assert "outlined" in page.text("#heads-hint")
 
     def check_head(row, head):
         ends = f"Darkest: {fixed(np.min(values))}, brightest: {fixed(np.max(values))}."
-        assert page.text("#heads-told") == f"{ends} layer {row}, head {head}: {fixed(values[row][head])}"
+        assert page.text("#heads-hint") == f"{ends} layer {row}, head {head}: {fixed(values[row][head])}"
         assert [cell["at"] for cell in cells_of(page) if cell["selected"]] == [[row, head]]
 
     page.page.click('#heads td[data-at="1,2"]')
@@ -276,7 +276,7 @@ def test_keys_move_over_heads_and_click_or_enter_shows_their_values(open_check_p
     assert page.page.locator("#heads [tabindex='0']").count() == 1
     page.page.select_option("#head-figure", "lift")
     lift = finished_check("heads").summary["heads"]["lift"]
-    assert page.text("#heads-told").endswith(f". layer 2, head 1: {fixed(lift[2][1])}")
+    assert page.text("#heads-hint").endswith(f". layer 2, head 1: {fixed(lift[2][1])}")
 
 
 def test_a_head_without_a_value_has_a_dash(open_check_page, finished_check, tmp_path):

@@ -106,7 +106,7 @@ def test_a_long_table_shows_more_on_request(open_check_page, finished_check, tmp
     page.page.fill("#search", "n24")
     assert page.listed() == ["n24", *(f"n{i}" for i in range(240, 250))]
     for id_, value, count in (("search", "", 100), ("sort", "area", 100), ("right", "right", 100)):
-        page.page.evaluate("() => { rowsShown = 250; drawRows(); }")
+        page.page.evaluate("() => { filters.shown = 250; drawRows(); }")
         page.page.evaluate(f"([id, value]) => ({SET})(id, value)", [id_, value])
         assert len(page.listed()) == count, id_
 

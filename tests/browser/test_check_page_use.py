@@ -297,6 +297,16 @@ def test_evil_texts_are_shown_and_do_nothing(open_check_page, finished_check, tm
         assert page.page.locator("body script").count() == page.page.evaluate("() => document.scripts.length")
 
 
+def test_a_damaged_map_is_told(open_check_page, finished_check, tmp_path):
+    html = finished_check("boxed").page.read_text(encoding="utf-8")
+    damaged = re.sub(r'(id="block-0">)[^<]+', r"\1AAAA", html)
+    assert damaged != html
+    (tmp_path / "page.html").write_text(damaged, encoding="utf-8")
+    page = open_check_page(tmp_path / "page.html", faults=("Failed to fetch",))
+    page.wait("() => $('progress').textContent.startsWith('This page is damaged: ')")
+    assert page.cards()
+
+
 def test_a_page_of_many_rows_opens_sorts_and_filters(open_check_page, finished_check, tmp_path):
     run, count = finished_check("boxed"), 4000
     scores = read_scores(run.folder)

@@ -206,7 +206,7 @@ def test_a_pointed_patch_shows_its_box_value_and_rank(open_encoder_page, encoder
         marks = page.locator(".picture .pointed:not(.under)")
         assert [float(marks.get_attribute(name)) for name in ("x", "y")] == [x0, y0]
     page.locator("summary", has_text="strongest").click()
-    first = page.locator("#strongest tbody tr").first.locator("td").all_inner_texts()
+    first = page.locator("#strongest tbody tr").first.locator("td, th").all_inner_texts()
     assert first[0] == "1"
     assert float(first[1]) == pytest.approx(values.max(), rel=0.01)
 
@@ -281,7 +281,7 @@ def test_uniform_is_over_the_window_of_a_single_patch(chromium, tmp_path):
             assert f"= {highest * tokens:.1f}× uniform" in text_of(page, "ends")
             assert text_of(page, "high").endswith(f"= {high * tokens:.1f}× uniform")
             assert f"= {values[layer].ravel()[3] * tokens:.1f}× uniform" in text_of(page, "cell")
-            first = page.locator("#strongest tbody tr").first.locator("td").all_inner_texts()
+            first = page.locator("#strongest tbody tr").first.locator("td, th").all_inner_texts()
             assert float(first[2]) == pytest.approx(highest * tokens, abs=0.06)
 
         # Windows are of 4 x 4 patches; the lower ones are cut to 2 rows of 4.

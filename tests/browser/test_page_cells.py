@@ -165,7 +165,7 @@ def test_the_ten_strongest_cells_as_a_table(open_page, results):
         assert len(rows) == 10
         order = np.argsort(-values, kind="stable")[:10]
         for place, (row, index) in enumerate(zip(rows, order, strict=True), start=1):
-            rank, value, multiple, where = row.locator("td").all_inner_texts()
+            rank, value, multiple, where = row.locator("th, td").all_inner_texts()
             assert int(rank) == place
             assert float(value) == pytest.approx(values[index], rel=6e-3)
             assert float(multiple) == pytest.approx(values[index] / values.mean(), abs=0.06)
@@ -175,7 +175,7 @@ def test_the_ten_strongest_cells_as_a_table(open_page, results):
             )
             assert where.endswith(f"x {x0}-{x1}, y {y0}-{y1}")
             assert where.startswith(head.split("row")[0])
-        assert page.locator("#strongest th").all_inner_texts() == ["rank", "value", "× uniform", "where"]
+        assert page.locator("#strongest thead th").all_inner_texts() == ["rank", "value", "× uniform", "where"]
 
 
 def test_without_attention_on_the_picture_nothing_is_drawn_and_no_number_is_wrong(chromium, results, tmp_path):

@@ -137,7 +137,7 @@ def test_the_timeline_shows_the_attention_on_each_step(open_page, results):
     dots = page.locator("#timeline circle").evaluate_all("(all) => all.map((dot) => Number(dot.getAttribute('cy')))")
     assert (164 - np.array(dots)) / (164 - uniform) == pytest.approx(alone / alone.mean(), rel=1e-3)
     page.locator("#passes summary").click()
-    rows = [row.locator("td").all_inner_texts() for row in page.locator("#passes tr").all()]
+    rows = [row.locator("th, td").all_inner_texts() for row in page.locator("#passes tbody tr").all()]
     assert rows == [[f"{i / 10:.2f} s", each.answer] for i, each in enumerate(result.passes)]
 
 

@@ -44,7 +44,7 @@ CONTRASTS = """() => {
 def used_keys(kind):
     """The keys of texts that a page's template and scripts name, and the prefixes of keys that the scripts compose."""
     text = "\n".join([(PAGE / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS[kind]])
-    html = "".join((PAGE / f"{name}.html").read_text(encoding="utf-8") for name in ("base", kind))
+    html = "".join((PAGE / f"{name}.html").read_text(encoding="utf-8") for name in ("base", "colours", kind))
     keys = {*re.findall(r"""\bt\("([^"]+)\"""", text), *re.findall(r'data-t(?:-label)?="([^"]+)"', html)}
     keys |= {"rank", "value", "multiple", "where"}  # headings, named in a list
     return keys, {*re.findall(r"\bt\(`([a-z]+_)\$", text)}

@@ -320,7 +320,7 @@ def test_every_text_is_there_in_both_languages():
     scripts = ("words.js", "chart.js", "matrix.js", "cards.js", "table.js", "check.js")
     strings = ("strings.js", "strings_check.js")
     words = _words("\n".join((PAGE / name).read_text(encoding="utf-8") for name in strings))
-    keys = used_keys(("base.html", "check.html", *scripts))
+    keys = used_keys(("base.html", "check.html", "colours.html", *scripts))
     assert {
         "sort",
         "smooth",

@@ -19,7 +19,7 @@ from qvl_attn.render.overlay import COLORMAPS, color_table
 
 REPORT_FILE = "report.html"
 # The files of each page's script, in order: what a file uses while it is read stands in those before it.
-COMMON = ("words", "unpack", "draw", "picture", "chart", "matrix")
+COMMON = ("words", "unpack", "draw", "colours", "picture", "chart", "matrix")
 SCRIPTS = {
     "result": (
         "strings",

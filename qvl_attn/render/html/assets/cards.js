@@ -1,5 +1,6 @@
 // Samples as cards: pictures or steps with the headline's map and the boxes. A card is drawn when it becomes visible.
 
+const ROWS_AT_ONCE = 100;
 const filters = {
   sort: "order",
   down: false,
@@ -7,6 +8,7 @@ const filters = {
   grounded: "",
   search: "",
   outlines: true,
+  shown: ROWS_AT_ONCE, // rows of the table
 };
 const state = { alpha: 0.5, colormap: "inferno", interp: "linear" };
 const cardOf = new Map(DATA.cards.map((card) => [card.row, card]));
@@ -42,7 +44,7 @@ function filteredRows() {
 const drawnCards = new WeakMap();
 const cardObserver = new IntersectionObserver(
   (entries) => {
-    for (const entry of entries) if (entry.isIntersecting) drawCard(entry.target);
+    for (const entry of entries) if (entry.isIntersecting) drawCard(entry.target).catch(showFault);
   },
   { rootMargin: "400px" },
 );
@@ -67,7 +69,7 @@ function pictureRow(card) {
 
 async function drawCard(row) {
   const card = drawnCards.get(row);
-  if (!BLOCKS[card.block] && $(`block-${card.block}`)) await unpack(card.block);
+  if (!BLOCKS[card.block]) await unpack(card.block);
   const values = rowOf(card.block, 0);
   let start = 0;
   for (const [i, figure] of [...row.children].entries()) {

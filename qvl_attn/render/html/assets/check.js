@@ -2,10 +2,7 @@
 
 const plots = { layerFigure: "pointing", headFigure: "pointing", layer: null, head: null };
 
-function options(select, names, value, labelOf = (name) => t(`f_${name}`)) {
-  select.replaceChildren(...names.map((name) => make("option", { value: name }, labelOf(name))));
-  select.value = value;
-}
+const figureOptions = (names) => names.map((name) => [name, t(`f_${name}`)]);
 
 /** The layers of the headline; where heads are named, the layers of these heads. */
 function headlineLayers() {
@@ -19,7 +16,7 @@ function drawLayerPlot() {
   $("layers-card").hidden = !names.length;
   if (!names.length) return;
   if (!names.includes(plots.layerFigure)) plots.layerFigure = names[0];
-  options($("layer-figure"), names, plots.layerFigure);
+  fillList($("layer-figure"), figureOptions(names), plots.layerFigure);
   const name = plots.layerFigure,
     series = (key) => rows.map((row) => row[name][key] ?? NaN),
     x = rows.map((row) => row.layer);
@@ -51,22 +48,22 @@ function drawLayerPlot() {
     slider = $("layer-pick");
   Object.assign(slider, { min: x[0], max: x[x.length - 1], value: plots.layer ?? x[0] });
   slider.classList.toggle("idle", !figure);
-  slider.setAttribute("aria-valuetext", figure ? `${t("layer")} ${plots.layer}: ${number(figure.mean)}` : "–");
+  slider.setAttribute("aria-valuetext", figure ? `${t("layer")} ${plots.layer}: ${fixed(figure.mean)}` : "–");
   const hasChance = figure && figure.chance !== null && figure.chance !== undefined,
-    chance = hasChance ? t("chance_is", number(figure.chance)) : "";
-  const text = figure ? t("layer_values", plots.layer, `${number(figure.mean)} (${interval(figure)})`, chance) : "";
-  setText($("layer-told"), text || (shaded.length ? t("shaded") : ""));
+    chance = hasChance ? t("chance_is", fixed(figure.chance)) : "";
+  const text = figure ? t("layer_values", plots.layer, `${fixed(figure.mean)} (${interval(figure)})`, chance) : "";
+  setText($("layer-hint"), text || (shaded.length ? t("shaded") : ""));
 }
 
 function drawHeadPlot() {
   const heads = DATA.heads;
   $("heads-card").hidden = !heads;
   if (!heads) return;
-  options($("head-figure"), Object.keys(heads), plots.headFigure);
+  fillList($("head-figure"), figureOptions(Object.keys(heads)), plots.headFigure);
   const values = heads[plots.headFigure].map((row) => row.map((value) => value ?? NaN)),
     layers = DATA.layers.map((row) => row.layer);
   const describeHead = (layer, head) =>
-    `${t("head_of", layers[layer], head)}: ${number(heads[plots.headFigure][layer][head])}`;
+    `${t("head_of", layers[layer], head)}: ${fixed(heads[plots.headFigure][layer][head])}`;
   drawMatrix($("heads"), {
     values,
     layers,
@@ -80,9 +77,9 @@ function drawHeadPlot() {
       drawHeadPlot();
     },
   });
-  const ends = t("heads_ends", ...endsOf(values).map((value) => number(value)));
+  const ends = t("heads_ends", ...endsOf(values).map((value) => fixed(value)));
   const hint = `${t("heads_hint")}${DATA.headline_of?.heads ? ` ${t("outlined")}.` : ""}`;
-  setText($("heads-told"), `${ends} ${plots.head ? describeHead(...plots.head) : hint}`);
+  setText($("heads-hint"), `${ends} ${plots.head ? describeHead(...plots.head) : hint}`);
 }
 
 function drawSamples() {
@@ -103,9 +100,9 @@ function drawAll() {
   const { model, accuracy } = DATA;
   $("figures-title").textContent = t("title", model.name, DATA.data);
   const right =
-    accuracy && accuracy.mean !== null ? ` · ${t("accuracy", number(accuracy.mean), interval(accuracy))}` : "";
-  $("said").textContent =
-    t("said", DATA.samples, DATA.pictures, DATA.with_boxes, DATA.errors, DATA.headline_map) + right;
+    accuracy && accuracy.mean !== null ? ` · ${t("accuracy", fixed(accuracy.mean), interval(accuracy))}` : "";
+  $("facts").textContent =
+    t("facts", DATA.samples, DATA.pictures, DATA.with_boxes, DATA.errors, DATA.headline_map) + right;
   $("notes").replaceChildren(...DATA.notes.map((note) => make("li", {}, note)));
   $("made").textContent = t(
     "made_check",
@@ -116,10 +113,9 @@ function drawAll() {
     model.dtype,
     model.device,
   );
-  options($("sort"), ["order", ...DATA.figures, "area"], filters.sort, (name) =>
-    name === "order" ? t("order") : t(`f_${name}`),
-  );
+  fillList($("sort"), [["order", t("order")], ...figureOptions([...DATA.figures, "area"])], filters.sort);
   for (const name of ["right", "grounded", "search"]) $(name).value = filters[name];
+  drawColours();
   drawFigures();
   drawHeadPlot(); // first: it takes half of the width from the plot by layer
   drawLayerPlot();
@@ -127,54 +123,25 @@ function drawAll() {
 }
 
 function begin() {
-  $("colormap").replaceChildren(...Object.keys(TABLES).map((name) => make("option", { value: name }, name)));
   $("grounded").parentElement.hidden = !DATA.rows.some((row) => row.grounded !== null);
   $("right").parentElement.hidden = !DATA.rows.some((row) => verdictOf(row));
   listenToHeader(drawAll);
-  for (const name of ["sort", "right", "grounded"])
-    $(name).addEventListener("change", () => {
-      filters[name] = $(name).value;
-      rowsShown = PAGE_SIZE;
-      drawSamples();
+  listenToColours(redrawCards);
+  const on = (id, event, update, draw) =>
+    $(id).addEventListener(event, () => {
+      update($(id));
+      draw();
     });
-  $("search").addEventListener("input", () => {
-    filters.search = $("search").value;
-    rowsShown = PAGE_SIZE;
-    drawSamples();
-  });
-  $("order").addEventListener("click", () => {
-    filters.down = !filters.down;
-    drawSamples();
-  });
-  for (const name of ["colormap", "interp"])
-    $(name).addEventListener("change", () => {
-      state[name] = $(name).value;
-      redrawCards();
-    });
-  $("alpha").addEventListener("input", () => {
-    state.alpha = Number($("alpha").value);
-    redrawCards();
-  });
-  $("outlines").addEventListener("change", () => {
-    filters.outlines = $("outlines").checked;
-    redrawCards();
-  });
-  $("more").addEventListener("click", () => {
-    rowsShown += PAGE_SIZE;
-    drawRows();
-  });
-  $("layer-figure").addEventListener("change", () => {
-    plots.layerFigure = $("layer-figure").value;
-    drawLayerPlot();
-  });
-  $("layer-pick").addEventListener("input", () => {
-    plots.layer = Number($("layer-pick").value);
-    drawLayerPlot();
-  });
-  $("head-figure").addEventListener("change", () => {
-    plots.headFigure = $("head-figure").value;
-    drawHeadPlot();
-  });
+  const filter = (event, name) =>
+    on(name, event, ({ value }) => Object.assign(filters, { [name]: value, shown: ROWS_AT_ONCE }), drawSamples);
+  for (const name of ["sort", "right", "grounded"]) filter("change", name);
+  filter("input", "search");
+  on("order", "click", () => (filters.down = !filters.down), drawSamples);
+  on("outlines", "change", ({ checked }) => (filters.outlines = checked), redrawCards);
+  on("more", "click", () => (filters.shown += ROWS_AT_ONCE), drawRows);
+  on("layer-figure", "change", ({ value }) => (plots.layerFigure = value), drawLayerPlot);
+  on("layer-pick", "input", ({ value }) => (plots.layer = Number(value)), drawLayerPlot);
+  on("head-figure", "change", ({ value }) => (plots.headFigure = value), drawHeadPlot);
   addEventListener("resize", drawLayerPlot);
   $("sample").addEventListener("keydown", (event) => {
     if (event.key === "ArrowLeft" || event.key === "ArrowRight") stepSample(event.key === "ArrowRight" ? 1 : -1);

@@ -19,11 +19,11 @@ function drawClip() {
   if (clip.edges_s) drawTimeline(panel, result, clip);
   const passes = clip.passes ?? [];
   $("passes").hidden = !passes.length;
-  $("passes")
-    .querySelector("tbody")
-    .replaceChildren(
-      ...passes.map((pass) => make("tr", {}, make("td", {}, pass.when), make("td", {}, pass.answer || t("no_answer")))),
-    );
+  fillTable(
+    $("passes").querySelector("table"),
+    [],
+    passes.map((pass) => [pass.when, pass.answer || t("no_answer")]),
+  );
 }
 
 /** Draw the attention on each step, relative to a uniform map. */

@@ -40,9 +40,8 @@ function listen() {
   });
   $("map").addEventListener("change", () => change(() => chooseMap(active(), Number($("map").value))));
   $("head").addEventListener("change", () => change(() => chooseHeadOfLayer($("head").value)));
-  $("alpha").addEventListener("input", () => change(() => (state.alpha = Number($("alpha").value))));
-  for (const name of ["colormap", "interp", "scale"])
-    $(name).addEventListener("change", () => change(() => (state[name] = $(name).value)));
+  listenToColours(() => change(() => {}));
+  $("scale").addEventListener("change", () => change(() => (state.scale = $("scale").value)));
   $("frame").addEventListener("input", () => change(() => (state.frame = Number($("frame").value))));
   for (const name of ["heads-by", "faith-kind", "faith-fill"])
     $(name).addEventListener("change", () => change(() => {}));
@@ -88,16 +87,6 @@ function chip(text, pressed, choose) {
   button.setAttribute("aria-pressed", String(pressed));
   button.addEventListener("click", () => change(choose));
   return button;
-}
-
-/** Fill a list with [value, text] options; unchanged options are not replaced. */
-function fill(select, options, value) {
-  const key = JSON.stringify(options);
-  if (select.dataset.key !== key) {
-    select.dataset.key = key;
-    select.replaceChildren(...options.map(([name, text]) => make("option", { value: name }, text)));
-  }
-  select.value = value;
 }
 
 /** Label of a result in the list of results; results with the same title get more details. */
@@ -156,7 +145,12 @@ function drawLayers() {
     layers = layersOf(map),
     slider = $("layer");
   $("map-line").hidden = result.maps.length < 2;
-  fill($("map"), [...result.maps.entries()].map(([number, each]) => [String(number), (kindOf(result).mapName ?? ((map) => map.name))(each)]), String(panel.map));
+  const nameOf = kindOf(result).mapName ?? ((each) => each.name);
+  fillList(
+    $("map"),
+    [...result.maps.entries()].map(([number, each]) => [String(number), nameOf(each)]),
+    String(panel.map),
+  );
   const averages = [...map.sources.entries()].filter(([, each]) => each.id !== "layer");
   const chips = averages.map(([number, each]) =>
     chip(sourceName(result, panel.map, each), panel.source === number, () => chooseSource(panel, number)),
@@ -182,7 +176,7 @@ function drawHeadList(panel) {
     numbers = headLayer(panel) >= 0 ? heads.numbers : [];
   $("head-line").hidden = !heads || mapOf(panel).kind !== "attention";
   const options = numbers.map((number, head) => [String(head), t("head_n", number)]);
-  fill($("head"), [["", t("all_heads")], ...options], String(headNow(panel) ?? ""));
+  fillList($("head"), [["", t("all_heads")], ...options], String(headNow(panel) ?? ""));
   $("head").disabled = !options.length;
 }
 
@@ -221,10 +215,10 @@ function drawShares(panel, map, layers, chosen) {
   $("shares").replaceChildren(svg);
 }
 
-function drawColours() {
+function drawViewControls() {
   const result = resultOf(active());
-  for (const name of ["colormap", "interp", "scale"]) $(name).value = state[name];
-  $("alpha-value").textContent = percent(state.alpha);
+  drawColours();
+  $("scale").value = state.scale;
   $("compare").setAttribute("aria-pressed", String(state.panels.length > 1));
   const hasInput = result.media.some((medium) => medium.inputs),
     hints = [...(hasInput ? [t("input_hint")] : []), ...(result.media.some(isCropped) ? [t("veiled")] : [])];

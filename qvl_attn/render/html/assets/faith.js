@@ -28,25 +28,16 @@ function drawFaith() {
       }),
     );
   }
-  const number = (value) => (value === null ? "–" : value.toFixed(2));
-  const rows = Object.entries(faith.sanity).flatMap(([name, sanity]) =>
-    [sanity.weights[sanity.weights.length - 1], sanity.question, sanity.picture].map((check) =>
-      make(
-        "tr",
-        {},
-        ...[t(`map_${name}`), check.label, number(check.rank_correlation), number(check.ssim)].map((text) =>
-          make("td", {}, text),
-        ),
-      ),
+  fillTable(
+    $("faith-sanity"),
+    ["map", "faith_changed", "faith_rank", "faith_ssim"].map((key) => t(key)),
+    Object.entries(faith.sanity).flatMap(([name, { weights, question, picture }]) =>
+      [weights[weights.length - 1], question, picture].map(({ label, rank_correlation, ssim }) => [
+        t(`map_${name}`),
+        label,
+        fixed(rank_correlation, 2),
+        fixed(ssim, 2),
+      ]),
     ),
   );
-  const table = $("faith-sanity");
-  table.tHead.replaceChildren(
-    make(
-      "tr",
-      {},
-      ...["map", "faith_changed", "faith_rank", "faith_ssim"].map((key) => make("th", { scope: "col" }, t(key))),
-    ),
-  );
-  table.tBodies[0].replaceChildren(...rows);
 }

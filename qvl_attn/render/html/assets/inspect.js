@@ -3,7 +3,9 @@
 function inspect() {
   const cell = state.cell ?? state.selected,
     panel = cell && state.panels[cell.panel];
-  inKind(resultOf(panel ?? active()), () => setText($("cell"), panel ? describeCell(panel, cell.index) : t("cell_hint")));
+  inKind(resultOf(panel ?? active()), () =>
+    setText($("cell"), panel ? describeCell(panel, cell.index) : t("cell_hint")),
+  );
 }
 
 /** Which picture and step a cell is in; empty if there is only one. */
@@ -28,19 +30,18 @@ function drawStrongest() {
   const panel = active(),
     result = resultOf(panel),
     { values, fine } = valuesOf(panel),
-    table = $("strongest"),
     uniform = uniformOf(panel);
   const names = ["rank", "value", ...(uniform === null ? [] : ["multiple"]), "where"];
-  table.tHead.replaceChildren(make("tr", {}, ...names.map((name) => make("th", { scope: "col" }, t(name)))));
   const { order, ranks } = fine && uniform !== 0 ? ranksOf(values) : { order: [], ranks: [] };
-  table.tBodies[0].replaceChildren(
-    ...[...order.slice(0, 10)].map((index) => {
+  fillTable(
+    $("strongest"),
+    names.map((name) => t(name)),
+    [...order.slice(0, 10)].map((index) => {
       const position = positionOf(result, index),
         [x0, y0, x1, y1] = position.box.map(Math.round);
       const multiple = uniform === null ? [] : [(values[index] / uniform).toFixed(1)],
         where = `${partOf(result, position)}x ${x0}-${x1}, y ${y0}-${y1}`;
-      const parts = [ranks[index], digits(panel, values[index]), ...multiple, where];
-      return make("tr", {}, ...parts.map((text) => make("td", {}, String(text))));
+      return [String(ranks[index]), digits(panel, values[index]), ...multiple, where];
     }),
   );
 }

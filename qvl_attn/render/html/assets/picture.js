@@ -35,4 +35,6 @@ function buildPicture(medium) {
 
 /** Outline a box, light on dark. */
 const outline = ([x0, y0, x1, y1], kind) =>
-  ["under ", ""].map((under) => makeSvg("rect", { x: x0, y: y0, width: x1 - x0, height: y1 - y0, class: under + kind }));
+  ["under ", ""].map((under) =>
+    makeSvg("rect", { x: x0, y: y0, width: x1 - x0, height: y1 - y0, class: under + kind }),
+  );

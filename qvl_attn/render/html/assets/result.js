@@ -54,7 +54,7 @@ function drawAll() {
     drawSections();
   });
   drawClip();
-  drawColours();
+  drawViewControls();
   drawPanels();
   drawMarks();
   inspect();
@@ -63,7 +63,6 @@ function drawAll() {
 }
 
 async function begin() {
-  $("colormap").replaceChildren(...Object.keys(TABLES).map((name) => make("option", { value: name }, name)));
   for (const number of new Set(DATA.results.flatMap((result) => result.maps.map((map) => map.coarse))))
     await unpack(number);
   state.panels = [newPanel(0)];
@@ -90,7 +89,4 @@ async function begin() {
   document.documentElement.dataset.state = "fine";
 }
 
-begin().catch((error) => {
-  $("progress").textContent = t("broken", error.message);
-  throw error;
-});
+begin().catch(showFault);

@@ -1,27 +1,10 @@
 // Tables of a check: figures, methods and samples; and the dialog of one sample.
 
-const PAGE_SIZE = 100;
-let rowsShown = PAGE_SIZE;
-
-const number = (value, digits = 3) => (value === null || value === undefined ? "–" : value.toFixed(digits));
-const interval = ({ low, high }) => (low === null || low === undefined ? "–" : `${number(low)} – ${number(high)}`);
-const line = (cells, kind = "td") =>
-  make(
-    "tr",
-    {},
-    ...cells.map((cell, i) =>
-      i || kind === "th" ? make(kind, kind === "th" ? { scope: "col" } : {}, cell) : make("th", { scope: "row" }, cell),
-    ),
-  );
-
-function fill(table, head, rows) {
-  table.tHead.replaceChildren(line(head, "th"));
-  table.tBodies[0].replaceChildren(...rows.map((row) => (row instanceof Element ? row : line(row))));
-}
+const interval = ({ low, high }) => (low === null || low === undefined ? "–" : `${fixed(low)} – ${fixed(high)}`);
 
 function drawFigures() {
   const controls = DATA.controls;
-  fill(
+  fillTable(
     $("figures"),
     ["", t("mean"), t("interval"), ...controls.map((name) => t(`c_${name}`)), t("all_layers")],
     DATA.figures
@@ -30,10 +13,10 @@ function drawFigures() {
         const figure = DATA.headline[name];
         return [
           t(`f_${name}`),
-          number(figure.mean),
+          fixed(figure.mean),
           interval(figure),
-          ...controls.map((control) => number(figure[control])),
-          number(figure.all_layers?.mean),
+          ...controls.map((control) => fixed(figure[control])),
+          fixed(figure.all_layers?.mean),
         ];
       }),
   );
@@ -41,7 +24,7 @@ function drawFigures() {
     total = sum(Object.values(cells));
   $("both").hidden = !total;
   const share = (name) => `${cells[name]} (${percent(cells[name] / (total || 1))})`;
-  fill(
+  fillTable(
     $("both"),
     ["", t("grounded"), t("elsewhere")],
     ["right", "wrong"].map((verdict) => [t(verdict), share(`${verdict}_grounded`), share(`${verdict}_elsewhere`)]),
@@ -61,20 +44,20 @@ function drawFigures() {
     "question_rank",
     "picture_rank",
   ].filter((name) => methods.some(([, figures]) => figures[name]));
-  fill(
+  fillTable(
     $("methods"),
     [t("method_name"), ...names.map((name) => t(`f_${name}`))],
-    methods.map(([method, figures]) => [method, ...names.map((name) => number(figures[name]?.mean))]),
+    methods.map(([method, figures]) => [method, ...names.map((name) => fixed(figures[name]?.mean))]),
   );
 }
 
 function drawRows() {
   const rows = filteredRows();
   const names = ["pointing", "lift", "mass", "auc", "iou", "vision_mass"];
-  fill(
+  fillTable(
     $("rows"),
     [t("id"), t("question"), t("answer"), t("accepted_head"), t("judged"), ...names.map((name) => t(`f_${name}`))],
-    rows.slice(0, rowsShown).map((index) => {
+    rows.slice(0, filters.shown).map((index) => {
       const row = DATA.rows[index],
         open = make("button", { type: "button", class: "open" }, row.id);
       open.addEventListener("click", () => openSample(index));
@@ -91,7 +74,7 @@ function drawRows() {
       );
     }),
   );
-  $("more").hidden = rows.length <= rowsShown;
+  $("more").hidden = rows.length <= filters.shown;
 }
 
 let openIndex = null;
@@ -122,7 +105,7 @@ function openSample(index) {
     ...(card ? [pictureRow(card)] : []),
     ...lines.filter(Boolean).map((text) => make("p", {}, text)),
   );
-  fill(
+  fillTable(
     $("sample-figures"),
     ["", t("headline"), ...DATA.controls.map((name) => t(`c_${name}`))],
     DATA.figures.map((name, i) => [

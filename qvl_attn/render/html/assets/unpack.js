@@ -48,6 +48,12 @@ async function unpack(number) {
   BLOCKS[number] = values;
 }
 
+/** Say that the page is damaged. */
+function showFault(error) {
+  $("progress").textContent = t("broken", error.message);
+  throw error;
+}
+
 /** One row of a block, or undefined if the block is not unpacked yet. */
 function rowOf(number, row) {
   const cells = DATA.blocks[number][1];

@@ -33,6 +33,24 @@ function make(tag, properties = {}, ...children) {
   return element;
 }
 
+/** Fill a list with [value, text] options; unchanged options are not replaced. */
+function fillList(select, options, value) {
+  const key = JSON.stringify(options);
+  if (select.dataset.key !== key) {
+    select.dataset.key = key;
+    select.replaceChildren(...options.map(([name, text]) => make("option", { value: name }, text)));
+  }
+  select.value = value;
+}
+
+/** Fill a table; a row is a list of texts, the first of which names it, or an element. */
+function fillTable(table, headings, rows) {
+  const rowOfTexts = ([first, ...texts]) =>
+    make("tr", {}, make("th", { scope: "row" }, first), ...texts.map((text) => make("td", {}, text)));
+  table.tHead.replaceChildren(make("tr", {}, ...headings.map((text) => make("th", { scope: "col" }, text))));
+  table.tBodies[0].replaceChildren(...rows.map((row) => (row instanceof Element ? row : rowOfTexts(row))));
+}
+
 const SVG = "http://www.w3.org/2000/svg";
 
 /** Create an SVG element with attributes and children. */
@@ -47,8 +65,7 @@ function makeSvg(tag, properties = {}, ...children) {
 function translate() {
   document.documentElement.lang = view.language === "zh" ? "zh-CN" : "en";
   for (const element of $$("[data-t]")) setText(element, t(element.dataset.t));
-  for (const element of $$("[data-t-label]"))
-    element.setAttribute("aria-label", t(element.dataset.tLabel));
+  for (const element of $$("[data-t-label]")) element.setAttribute("aria-label", t(element.dataset.tLabel));
   const button = $("language");
   button.textContent = view.language === "zh" ? "English" : "中文";
   button.lang = view.language === "zh" ? "en" : "zh";
@@ -59,6 +76,9 @@ function compact(value) {
   if (value === 0) return "0";
   return Math.abs(value) < 1e-4 ? value.toExponential(1) : String(Number(value.toPrecision(3)));
 }
+
+/** A figure with a fixed number of digits; a dash where there is none. */
+const fixed = (value, digits = 3) => (value === null || value === undefined ? "–" : value.toFixed(digits));
 
 /** A share as a percentage, as `core.text.percent`. */
 function percent(share) {
