@@ -7,12 +7,13 @@ import math
 import os
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qvl_attn.cli.console import print_line
-from qvl_attn.core.errors import InputError, StoreError, numbered
+from qvl_attn.core.errors import InputError, numbered
 from qvl_attn.core.runtime import describe_memory
 from qvl_attn.core.text import check_written, plain, pluralize, shortened
 
@@ -87,11 +88,9 @@ def print_result(
         quiet: print only the answer or the JSON.
         done: what was skipped for a reused result: `computed` or `drawn`.
     """
-    from qvl_attn.core.files import read_json
-
     result, folder, reused = saved.result, saved.folder, saved.reused
     if not quiet:
-        _print_notes(saved, read_json(folder / "result.json")["notes"], done)
+        _print_notes(saved, result.saved_json(folder).notes, done)
     if as_json:
         print(json.dumps(_summary(result, folder, reused), allow_nan=False))
         return
@@ -176,23 +175,9 @@ def print_encoder_result(saved: Saved[EncoderResult], *, as_json: bool, quiet: b
     Raises:
         StoreError: its `result.json` is damaged.
     """
-    from qvl_attn.core.files import read_json
-
-    file = saved.folder / "result.json"
-    record = read_json(file)
-    try:
-        _print_encoder_result(saved, record, as_json=as_json, quiet=quiet, done=done)
-    except (KeyError, TypeError, ValueError, AttributeError) as fault:
-        raise StoreError(
-            f"{file} is damaged: {type(fault).__name__}: {fault}", "compute it again with --overwrite"
-        ) from None
-
-
-def _print_encoder_result(
-    saved: Saved[EncoderResult], record: Mapping[str, Any], *, as_json: bool, quiet: bool, done: str
-) -> None:
     from qvl_attn.encoders.statistics import describe_statistics, statistics_of
 
+    record = asdict(saved.result.saved_json(saved.folder))
     result, folder, reused = saved.result, saved.folder, saved.reused
     if not quiet:
         _print_notes(saved, record["notes"], done)

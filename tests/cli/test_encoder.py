@@ -399,7 +399,7 @@ def test_a_damaged_saved_result(tmp_path):
     run(media_dir() / "a.png", "--out", tmp_path)
     (folder,) = tmp_path.iterdir()
     value = json.loads((folder / "result.json").read_text())
-    for name in ("said", "notes", "files", "headline", "layers", "peak_memory_bytes", "input_px", "saliency", "family"):
+    for name in ("said", "notes", "files", "headline", "layers", "seconds", "input_px", "saliency", "family"):
         damaged = {key: entry for key, entry in value.items() if key != name}
         (folder / "result.json").write_text(json.dumps(damaged))
         for flag in ("--json", "--debug"):
