@@ -12,7 +12,8 @@ import numpy as np
 from qvl_attn.core.text import argument
 from qvl_attn.core.types import HeatMap, Source
 from qvl_attn.encoders.codec import GRID_DTYPE, KIND, EncoderJson, encoder_arrays, encoder_json, record_from
-from qvl_attn.encoders.figures import DrawnEncoderResult, draw_encoder_result, reconstruction_file
+from qvl_attn.encoders.figures import EncoderFigures, draw_encoder_result, reconstruction_file
+from qvl_attn.encoders.maps import EncoderMaps
 from qvl_attn.encoders.page import encoder_page_part
 from qvl_attn.encoders.record import EncoderProvenance, EncoderRecord, EncoderSettings, check_layer, with_options
 from qvl_attn.render.html.payload import Payload
@@ -46,7 +47,10 @@ class EncoderResult(EncoderRecord, StoredResult):
     def _key(self) -> dict[str, Any]:
         return request_key(self.media[0], self.settings, self.provenance)
 
-    def _drawn(self, drawing: Drawing) -> DrawnEncoderResult:
+    def _maps(self) -> EncoderMaps:
+        return EncoderMaps(self)
+
+    def _figures(self, drawing: Drawing) -> EncoderFigures:
         return draw_encoder_result(self, drawing)
 
     def _page_part(self, notes: Sequence[str], payload: Payload) -> PagePart:

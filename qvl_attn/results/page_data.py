@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 from typing import Any, Protocol
 
@@ -282,14 +282,13 @@ def maps_page_part(
         kind: the kind whose own parts and texts the page draws besides.
     """
     shapes = [grid.shape for grid in source.grids]
-    selections: list[dict[str, Any]] = []
-    if len(source.headline.layers) > 1:
-        selections.append({"id": "headline", "layers": list(source.headline.layers)})
-    selections += [{"id": "layer", "layers": [layer]} for layer in source.layers]
-
-    def values(layers: Sequence[int]) -> Maps:
-        heats = [source.heat_map(MapSelection(query, tuple(layers))) for query in source.queries]
-        return np.stack([np.concatenate([heat.values.ravel() for heat in parts]) for parts in heats])
+    sheets = [list(source.layer_maps(query).values()) for query in source.queries]
+    # One map of every query in a block: the headline's selection, then each layer.
+    selections = [("layer", of_queries) for of_queries in zip(*sheets, strict=True)]
+    if source.headline not in sheets[0]:
+        of_headline = tuple(replace(source.headline, query=query) for query in source.queries)
+        selections.insert(0, ("headline", of_headline))
+    layers = sorted({layer for _, (first, *_) in selections for layer in first.layers})
 
     data = common_data(
         record,
@@ -298,7 +297,14 @@ def maps_page_part(
         rows=[{"kind": "", "text": query} for query in source.queries],
         maps=[
             map_data(
-                "attention", "attention", ((entry, values(entry["layers"])) for entry in selections), shapes, payload
+                "attention",
+                "attention",
+                (
+                    ({"id": name, "layers": list(of_queries[0].layers)}, _stacked(source, of_queries))
+                    for name, of_queries in selections
+                ),
+                shapes,
+                payload,
             )
         ],
         media=[
@@ -306,13 +312,19 @@ def maps_page_part(
             for media, grid in zip(record.media, source.grids, strict=True)
         ],
         clip=_frames(record, source, payload),
-        layer_count=max(source.layers) + 1,
+        layer_count=layers[-1] + 1,
         head_count=0,
         made=(),
         notes=notes,
         left_out=[],
     )
     return PagePart(data, title)
+
+
+def _stacked(source: MapSource, selections: Sequence[MapSelection]) -> Maps:
+    """Return maps as rows over all cells of the prompt: (N, V) float32."""
+    maps = [source.heat_map(selection) for selection in selections]
+    return np.stack([np.concatenate([heat.values.ravel() for heat in parts]) for parts in maps])
 
 
 def _frames(record: Record, source: MapSource, payload: Payload) -> dict[str, Any] | None:

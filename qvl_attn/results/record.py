@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 
 from qvl_attn.attribution.selection import Pairs
 from qvl_attn.core.types import HeatMap, Media, TokenGrid
+from qvl_attn.media.resize import Picture
 from qvl_attn.media.sampling import ClipSettings
 
 Over = Literal["mean", "max", "min"]
@@ -57,14 +58,14 @@ class MapSelection:
         layers: the layers that are averaged, 0-based, ascending; may be empty for a method.
         heads: the (layer, head) pairs that are averaged; None for all heads of the layers.
         over: how heads are joined.
-        method: name of the method whose map it is; `mean` for plain attention.
+        method: name of the saved method whose map it is; empty for plain attention.
     """
 
     query: str
     layers: tuple[int, ...] = ()
     heads: Pairs | None = None
     over: Over = "mean"
-    method: str = "mean"
+    method: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Description:
     """The texts around a drawn map.
 
     Attributes:
-        label: short text beneath a small map, such as `layer 18`.
+        label: short text beneath the map, such as `layer 18`; may be empty.
         title: the large line above: the question, or what the map shows.
         answer: the coloured line beneath it: the answer, or the shares of the attention.
         lines: grey lines beneath the map: query, layers, heads, model.
@@ -91,20 +92,26 @@ class MapSource(Protocol):
     """
 
     @property
+    def media(self) -> tuple[Media, ...]:
+        """The pictures, or the clip."""
+
+    @property
     def grids(self) -> tuple[TokenGrid, ...]:
         """The cells of each picture, or of the clip."""
 
     @property
-    def layers(self) -> tuple[int, ...]:
-        """The numbers of the recorded layers, ascending from 0."""
+    def headline(self) -> MapSelection:
+        """The map that is drawn largest."""
 
     @property
     def queries(self) -> tuple[str, ...]:
-        """The queries that have sheets of layers, that of the headline first."""
+        """The queries that have a sheet of layers, that of the headline first."""
 
-    @property
-    def headline(self) -> MapSelection:
-        """The map that is drawn largest."""
+    def layer_maps(self, query: str) -> Mapping[str, MapSelection]:
+        """Return the maps of a sheet of layers, each of one layer, by their labels."""
+
+    def head_maps(self, query: str) -> Mapping[str, MapSelection]:
+        """Return the maps of a sheet of heads of one layer, by their labels; none if heads are not recorded."""
 
     def heat_map(self, selection: MapSelection) -> tuple[HeatMap, ...]:
         """Return the map on each picture, unfiltered, all on one scale.
@@ -116,6 +123,12 @@ class MapSource(Protocol):
 
     def describe(self, selection: MapSelection) -> Description:
         """Return the texts around a map."""
+
+    def size_px(self, index: int) -> tuple[int, int]:
+        """Return the (width, height) of the region of a picture that its cells cover, in pixels of the original."""
+
+    def picture(self, index: int, step: int, size_px: tuple[int, int]) -> Picture:
+        """Return that region of a picture, or of the first frame of a step of a clip, resized: (H, W, 3) uint8 RGB."""
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -17,11 +17,9 @@ from qvl_attn.core.runtime import Progress, cancelling
 from qvl_attn.core.text import quoted, shortened
 from qvl_attn.core.typed_json import decoded
 from qvl_attn.core.types import HeatMap, Source
-from qvl_attn.media.resize import Picture
 from qvl_attn.render.html.notebook import framed
 from qvl_attn.render.html.payload import Payload
 from qvl_attn.render.style import Drawing
-from qvl_attn.render.video_frame import FrameOverlay
 from qvl_attn.results.codec import (
     SCHEMA_VERSION,
     ResultJson,
@@ -30,35 +28,12 @@ from qvl_attn.results.codec import (
     read_media,
     write_sampled_frames,
 )
-from qvl_attn.results.page_data import PagePart, results_html
-from qvl_attn.results.record import Record
+from qvl_attn.results.figures import Figures, font_notes, media_notes
+from qvl_attn.results.page_data import PagePart, maps_page_part, results_html
+from qvl_attn.results.record import MapSource, Record
 from qvl_attn.results.store import ARRAYS_FILE, RESULT_FILE, Contents, draw_threads, folder_name, reading, save_record
 
 LOADERS = "Result.load reads results of ask and video, EncoderResult.load those of encoder"
-
-
-class Drawn(Protocol):
-    """The pictures of a result, each drawn on demand."""
-
-    @property
-    def headline(self) -> tuple[HeatMap, ...]:
-        """The maps of `overlay.png`, after the filters of the drawing."""
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What the reader of the pictures should know, a line each."""
-
-    def images(self) -> Iterator[tuple[str, Callable[[], Picture]]]:
-        """Yield file names relative to the folder, each with a thread-safe function that draws (H, W, 3) uint8 RGB."""
-
-    def overlay(self) -> Picture:
-        """Draw the headline map, large: (H, W, 3) uint8 RGB."""
-
-    def frame_overlay(self) -> FrameOverlay:
-        """Return the maps and texts for the frames of a clip's video."""
-
-    def timeline(self) -> Picture:
-        """Draw the timeline of a clip: (H, W, 3) uint8 RGB."""
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -172,13 +147,13 @@ class StoredResult(Record, ABC):
     def _repr_html_(self) -> str | None:
         """Return the page of the result for a notebook; None if there is no attention to draw."""
         try:
-            drawn = self._drawn(Drawing())
+            drawn = self._figures(Drawing())
             return framed(self.page(drawn.notes), drawn.overlay(), self._title())
         except CaptureError:
             return None
 
     def _contents(self, drawing: Drawing, progress: Progress) -> Contents[Self]:
-        drawn = self._drawn(drawing)
+        drawn = self._figures(drawing)
 
         def page(measured: Self, notes: list[str]) -> str:
             stored = measured._as_stored()
@@ -194,7 +169,7 @@ class StoredResult(Record, ABC):
         )
 
     def _draw_clip(
-        self, folder: Path, drawn: Drawn, drawing: Drawing, progress: Progress
+        self, folder: Path, drawn: Figures, drawing: Drawing, progress: Progress
     ) -> tuple[list[str], list[str]]:
         """Write the video, timeline and frames of a clip's result; return the file names and notes."""
         if not self.is_clip:
@@ -242,16 +217,20 @@ class StoredResult(Record, ABC):
         """Return what makes it a different result, besides the drawing, as JSON values."""
 
     @abstractmethod
-    def _drawn(self, drawing: Drawing) -> Drawn:
+    def _maps(self) -> MapSource:
+        """Return the maps that figures, films and pages draw."""
+
+    def _figures(self, drawing: Drawing) -> Figures:
         """Return the pictures of the result.
 
         Raises:
             CaptureError: there is no attention to draw.
         """
+        return Figures(self._maps(), drawing, (*media_notes(self.media, drawing), *font_notes(self._title())))
 
-    @abstractmethod
     def _page_part(self, notes: Sequence[str], payload: Payload) -> PagePart:
         """Return the result's part of a page; see `page_data.Paged`."""
+        return maps_page_part(self, self._maps(), self._title(), notes, payload)
 
     @abstractmethod
     def _arrays(self) -> Mapping[str, np.ndarray]:

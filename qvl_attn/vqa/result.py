@@ -21,7 +21,8 @@ from qvl_attn.results.page_data import PagePart
 from qvl_attn.results.result import StoredResult
 from qvl_attn.results.store import ARRAYS_FILE, RESULT_FILE, is_pass
 from qvl_attn.vqa.codec import QuestionJson, pass_folder, question_arrays, question_json, record_from
-from qvl_attn.vqa.figures import DrawnResult, draw_result
+from qvl_attn.vqa.figures import QuestionFigures, draw_result
+from qvl_attn.vqa.maps import QuestionMaps
 from qvl_attn.vqa.page import question_page_part
 from qvl_attn.vqa.record import VqaRecord
 from qvl_attn.vqa.redraw import left_behind, with_headline
@@ -57,7 +58,10 @@ class Result(VqaRecord, StoredResult):
     def _key(self) -> dict[str, Any]:
         return request_key(self.media, self.question, self.settings, asdict(self.provenance))
 
-    def _drawn(self, drawing: Drawing) -> DrawnResult:
+    def _maps(self) -> QuestionMaps:
+        return QuestionMaps(self)
+
+    def _figures(self, drawing: Drawing) -> QuestionFigures:
         return draw_result(self, drawing)
 
     def _page_part(self, notes: Sequence[str], payload: Payload) -> PagePart:

@@ -5,7 +5,6 @@ import pytest
 import transformers
 
 from qvl_attn.core.errors import CaptureError
-from qvl_attn.encoders import figures as figures_module
 from qvl_attn.encoders import input_figures as input_figures_module
 from qvl_attn.encoders.captions import (
     crop_and_resize,
@@ -36,6 +35,7 @@ from qvl_attn.model.token_grid import cell_boxes_px
 from qvl_attn.render.layout import Panel, scale_line
 from qvl_attn.render.overlay import color_table
 from qvl_attn.render.style import Drawing
+from qvl_attn.results import figures as figures_module
 from tests.conftest import DEMO_PICTURES
 from tests.helpers.encoder_records import made_attention, made_clip, made_picture, made_record, random_attention
 
@@ -112,7 +112,7 @@ def test_names():
             f"{query}/heads_shared.png",
         )
     ]
-    assert names_of(result) == ["picture_1.png", "overlay.png", *UNMAPPED[1:], *queries, "input/000000.png"]
+    assert names_of(result) == ["picture_1.png", "overlay.png", *queries, *UNMAPPED[1:], "input/000000.png"]
 
 
 def test_every_picture_is_rgb_and_none_is_blank():
@@ -519,7 +519,7 @@ def test_an_overlay_that_a_filter_makes_empty_is_refused():
     received = np.zeros_like(attention.received)
     received[..., 3] = 1
     result = made_record(made_attention(prefix=(), received=received))
-    with pytest.raises(CaptureError, match="leaves nothing of layer 2"):
+    with pytest.raises(CaptureError, match="leaves nothing of the map"):
         draw_encoder_result(result, Drawing(denoise="median")).overlay()
     assert not [
         name
@@ -532,9 +532,9 @@ def test_a_panel_needs_a_mark_for_each_map():
     attention = made_attention((2, 4, 6))
     result = made_record(attention, made_clip((60, 40), 2))
     drawn = draw_encoder_result(result, Drawing())
-    panel = Panel("", drawn._layer_panels("cls", [0], (0, 1))[0].maps, marks=(lambda picture: picture,))
+    (panel, *_) = drawn.panels(drawn.maps.layer_maps("cls"))
     with pytest.raises(ValueError, match=r"zip\(\)"):
-        drawn._large(drawn._pictures((0, 1)), panel, "", "", [])
+        drawn.draw_large(Panel("", panel.maps, (lambda picture: picture,)), drawn.maps.describe(drawn.maps.headline))
 
 
 @pytest.fixture(scope="module")

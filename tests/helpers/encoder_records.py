@@ -4,7 +4,7 @@ import numpy as np
 
 from qvl_attn.core.types import ClipFacts, Media
 from qvl_attn.encoders.attention import EncoderAttention
-from qvl_attn.encoders.figures import DrawnEncoderResult
+from qvl_attn.encoders.figures import EncoderFigures
 from qvl_attn.encoders.record import EncoderProvenance, EncoderSettings
 from qvl_attn.encoders.result import EncoderResult, request_key, request_label
 from qvl_attn.model.token_grid import cell_boxes_px
@@ -81,8 +81,8 @@ def encoder_folder(out, media, settings, drawing, provenance):
 
 def skip_drawing(patch):
     """Draw almost no pictures, for tests of files: drawing takes most of the time."""
-    every, kept = DrawnEncoderResult.images, ("picture_", "input/")
-    patch.setattr(DrawnEncoderResult, "images", lambda drawn: [i for i in every(drawn) if i[0].startswith(kept)])
+    every, kept = EncoderFigures.images, ("picture_", "input/")
+    patch.setattr(EncoderFigures, "images", lambda drawn: [i for i in every(drawn) if i[0].startswith(kept)])
     patch.setattr(
         EncoderResult,
         "_draw_clip",

@@ -13,7 +13,8 @@ from qvl_attn import Drawing, Result
 from qvl_attn.attribution.settings import Headline
 from qvl_attn.core.errors import CaptureError, InputError, StoreError
 from qvl_attn.render.layout import Panel, scale_line
-from qvl_attn.vqa.figures import draw_result, headline_caption
+from qvl_attn.vqa.captions import headline_caption
+from qvl_attn.vqa.figures import draw_result
 from tests.helpers.small import SMALL_DRAWING
 
 QUESTION = "how many cats?"

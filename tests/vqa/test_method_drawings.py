@@ -14,7 +14,8 @@ from qvl_attn.attribution.similarity import Likeness, Sanity
 from qvl_attn.cli.tables import faithfulness_lines
 from qvl_attn.render.charts import draw_faithfulness, draw_methods
 from qvl_attn.render.overlay import crossed_out
-from qvl_attn.vqa.figures import draw_result, headline_caption
+from qvl_attn.vqa.captions import headline_caption
+from qvl_attn.vqa.figures import draw_result
 
 QUESTION = "how many cats?"
 WHITE = (255, 255, 255)
@@ -103,7 +104,7 @@ def test_no_sinks_are_a_note(demo, cats):
     for method in ("sinks", "sinks-redistributed"):
         drawn = draw_result(demo.ask(cats, QUESTION, method=method), Drawing())
         assert "no sinks were found: the map is the plain mean" in drawn.notes
-        assert not any("crossed out" in line for line in headline_caption(drawn.result, drawn.headline[0]))
+        assert not any("crossed out" in line for line in headline_caption(drawn.maps.record, drawn.headline[0]))
 
 
 def test_sinks_that_were_found_are_no_note(sinks):
@@ -113,7 +114,7 @@ def test_sinks_that_were_found_are_no_note(sinks):
 def sheet_words(result):
     """Return the lines above the sheets of a result, by file."""
     drawn = dict(draw_result(result, Drawing()).images())
-    return {name: " | ".join(drawn[name].keywords["title_lines"]) for name in ("layers.png", "tokens.png")}
+    return {name: " | ".join(drawn[name].args[1]) for name in ("layers.png", "tokens.png")}
 
 
 def test_sheets_say_whose_layers_they_show(demo, cats, sinks):
@@ -127,7 +128,8 @@ def test_sheets_say_whose_layers_they_show(demo, cats, sinks):
 
 
 def test_layers_of_a_method_are_drawn(sinks):
-    panels = draw_result(sinks, Drawing())._layer_panels()
+    figures = draw_result(sinks, Drawing())
+    panels = figures.panels(figures.maps.layer_maps("question"))
     for panel, values in zip(panels, sinks.methods[0].layer_values, strict=True):
         assert np.array_equal(np.concatenate([heat.values.ravel() for heat in panel.maps]), values)
         assert panel.maps[0].scale.high == pytest.approx(np.percentile(values, 99.5))

@@ -22,7 +22,8 @@ from qvl_attn.cli.app import app
 from qvl_attn.core.errors import InputError
 from qvl_attn.kinds import read_saved
 from qvl_attn.results.redraw import redrawn
-from qvl_attn.vqa.figures import draw_result, headline_caption
+from qvl_attn.vqa.captions import headline_caption
+from qvl_attn.vqa.figures import draw_result
 from tests.conftest import CLIP_FPS, numbered_frames
 
 QUESTION = "how many cats?"

@@ -1,0 +1,119 @@
+"""The maps of a question's result, as figures, films and pages take them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from qvl_attn.attribution.heatmap import heat_maps
+from qvl_attn.attribution.methods.maps import method_heat_maps
+from qvl_attn.attribution.methods.registry import METHODS
+from qvl_attn.core.types import HeatMap, Media, TokenGrid
+from qvl_attn.media.resize import Picture, resize_picture
+from qvl_attn.results.record import Description, MapSelection
+from qvl_attn.vqa.captions import describe_answer, describe_sheets, headline_caption
+from qvl_attn.vqa.record import VqaRecord
+
+
+@dataclass(frozen=True, eq=False)
+class QuestionMaps:
+    """The maps of one question: see `MapSource`. Its only query is the headline's."""
+
+    record: VqaRecord
+
+    @property
+    def media(self) -> tuple[Media, ...]:
+        """The pictures, or the clip."""
+        return self.record.media
+
+    @property
+    def grids(self) -> tuple[TokenGrid, ...]:
+        """The cells of each picture, or of the clip."""
+        return self.record.capture.grids
+
+    @property
+    def headline(self) -> MapSelection:
+        """The map of the first method, or of plain attention."""
+        query = self.queries[0]
+        if self.record.methods:
+            return MapSelection(query, method=self.record.methods[0].method)
+        headline = self.record.headline
+        return MapSelection(query, headline.layers, headline.heads)
+
+    @property
+    def queries(self) -> tuple[str, ...]:
+        """The query of the headline."""
+        return (str(self.record.selection.query),)
+
+    def layer_maps(self, query: str) -> Mapping[str, MapSelection]:
+        """Return the maps of single layers: of the first method if it has them, else of plain attention.
+
+        Named heads are averaged in their layers, all heads in the others.
+        """
+        record = self.record
+        if record.methods and record.methods[0].layer_numbers:
+            name = record.methods[0].method
+            selections = [MapSelection(query, (layer,), method=name) for layer in record.methods[0].layer_numbers]
+        else:
+            named = record.headline_heads() or ()
+            selections = [
+                MapSelection(query, (layer,), tuple(pair for pair in named if pair[0] == layer) or None)
+                for layer in record.capture.layers.tolist()
+            ]
+        return {_label(selection): selection for selection in selections}
+
+    def head_maps(self, query: str) -> Mapping[str, MapSelection]:
+        """Return nothing: heads of questions have no sheet."""
+        return {}
+
+    def heat_map(self, selection: MapSelection) -> tuple[HeatMap, ...]:
+        """Return the map on each picture: see `MapSource`."""
+        record, rows = self.record, self.record.query_rows()
+        if selection.method:
+            method = next(each for each in record.methods if each.method == selection.method)
+            if not selection.layers:
+                return record.method_maps(method)
+            return method_heat_maps(method, record.capture, rows, selection.query, layer=selection.layers[0])
+        return heat_maps(
+            record.capture, layers=selection.layers, heads=selection.heads, rows=rows, query=selection.query
+        )
+
+    def describe(self, selection: MapSelection) -> Description:
+        """Return the texts around a map."""
+        if selection != self.headline:
+            return self.describe_layer(selection)
+        lines = headline_caption(self.record, self.record.heatmaps()[0])
+        return Description("", self.record.question, describe_answer(self.record), tuple(lines))
+
+    def describe_layer(self, selection: MapSelection) -> Description:
+        """Return the texts around the map of one layer, which may be the headline's only layer."""
+        record, label = self.record, _label(selection)
+        plain = record.plain_maps()[0] if record.methods else record.heatmaps()[0]
+        line = f"{label} · {describe_sheets(record, plain)}"
+        return Description(label, record.question, describe_answer(record), (line,))
+
+    def size_px(self, index: int) -> tuple[int, int]:
+        """Return (width, height) of a picture: the model sees all of it."""
+        return self.media[index].size_px
+
+    def picture(self, index: int, step: int, size_px: tuple[int, int]) -> Picture:
+        """Return a picture, or the first frame of a step of a clip, resized: (H, W, 3) uint8 RGB."""
+        return resize_picture(first_frame(self.record, index, step), size_px)
+
+
+def _label(selection: MapSelection) -> str:
+    """Return the text beneath the map of one layer."""
+    name = METHODS[selection.method].layer_label if selection.method else "layer"
+    heads = f" · heads {','.join(str(head) for _, head in selection.heads)}" if selection.heads else ""
+    return f"{name} {selection.layers[0]}{heads}"
+
+
+def first_frame(record: VqaRecord, index: int, step: int) -> Picture:
+    """Return a picture as it is stored, or the first sampled frame of a step of a clip: (H, W, 3) uint8 RGB."""
+    media = record.media[index]
+    if media.clip is None:
+        return np.asarray(media.frames[0])
+    number = int(record.capture.grids[0].frame_span[step, 0])
+    return np.asarray(media.frames[media.clip.frame_indices.index(number)])
