@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import sys
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import msgspec
@@ -16,9 +15,9 @@ from msgspec import Meta
 
 from qvl_attn.core.errors import QvlAttnError
 
-# Numbers as files may hold them: finite, and null where a figure is not defined; whole ones that every reader of JSON
-# and NumPy's int64 can hold.
-Finite = Annotated[float, Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
+# Numbers as files may hold them: small enough for sums and squares to be finite, null where a figure is not defined;
+# whole ones that every reader of JSON and NumPy's int64 can hold.
+Finite = Annotated[float, Meta(ge=-1e100, le=1e100)]
 Number = Finite | None
 Share = Annotated[float, Meta(ge=0, le=1)] | None
 Whole = Annotated[int, Meta(ge=-(2**53), le=2**53)]

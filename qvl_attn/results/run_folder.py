@@ -357,7 +357,10 @@ def read_rows(folder: Path) -> Iterator[dict[str, Any]]:
     """
     path, ids = folder / ROWS_FILE, set()
     with suppress(FileNotFoundError), path.open("rb") as lines:
-        run = decoded(read_json(folder / RUN_FILE), _Samples, RUN_FILE)
+        try:
+            run = decoded(read_json(folder / RUN_FILE), _Samples, RUN_FILE)
+        except ValueError as error:
+            raise StoreError(f"{folder} is damaged: {error}") from None
         remedy = REMEDIES["survey" if run.get("kind") == "survey" else "check"]
         for number, line in enumerate(iter(partial(lines.readline, MAX_ROW_BYTES + 1), b""), 1):
             try:

@@ -17,7 +17,7 @@ from qvl_attn.evaluation.score import Score
 from tests.helpers.made_up_scores import OTHER_FIGURES
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
-NUMBER = st.floats(width=64, allow_infinity=False) | st.floats(0, 1)
+NUMBER = st.floats(-1e100, 1e100) | st.just(float("nan")) | st.floats(0, 1)
 LAYERS, HEADS = 3, 2
 
 
