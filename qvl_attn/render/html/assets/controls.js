@@ -186,7 +186,10 @@ function drawShares(panel, map, layers, chosen) {
     highest = Math.max(...masses, 1e-9);
   // Where all attention is on the picture, as without other tokens, there is nothing to compare.
   $("shares").hidden = $("shares-hint").hidden =
-    map.kind !== "attention" || layers.length < 2 || !(Math.min(...masses) < 0.9995) || layers[0].mass?.[panel.row] === undefined;
+    map.kind !== "attention" ||
+    layers.length < 2 ||
+    !(Math.min(...masses) < 0.9995) ||
+    layers[0].mass?.[panel.row] === undefined;
   const svg = makeSvg("svg", {
     "viewBox": `0 0 ${layers.length} 10`,
     "preserveAspectRatio": "none",

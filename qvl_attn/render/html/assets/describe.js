@@ -77,8 +77,7 @@ function describeFrame(result) {
 }
 
 /** Format a value; values of both signs have only as many digits as their packing keeps. */
-const digits = (panel, value) =>
-  mapOf(panel).signed ? value.toFixed(3).replace("-0.000", "0.000") : compact(value);
+const digits = (panel, value) => (mapOf(panel).signed ? value.toFixed(3).replace("-0.000", "0.000") : compact(value));
 
 /** Format a value and, where there is a uniform map, its multiple of it. */
 function describeValue(panel, value) {
@@ -98,7 +97,14 @@ function describeEnds(panel, cells, high) {
   const [min, max] = [cells.reduce((a, b) => Math.min(a, b)), cells.reduce((a, b) => Math.max(a, b))];
   const above = cells.filter((value) => value > high * (1 + 2 ** -11)).length;
   if (uniformOf(panel) === null) return t("ends_plain", digits(panel, min), digits(panel, max));
-  return t("ends", compact(min), describeValue(panel, max), above, cells.length, kindOf(resultOf(panel)).uniform?.(panel));
+  return t(
+    "ends",
+    compact(min),
+    describeValue(panel, max),
+    above,
+    cells.length,
+    kindOf(resultOf(panel)).uniform?.(panel),
+  );
 }
 
 /** Describe the share of a panel's attention on the picture; null if its values are not attention. */

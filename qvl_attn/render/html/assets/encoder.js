@@ -15,10 +15,7 @@ function nearestRow(result, place) {
   const columns = result.media[0].grid[2],
     squared = (patch) =>
       (Math.floor(patch / columns) - Math.floor(place / columns)) ** 2 + ((patch % columns) - (place % columns)) ** 2;
-  return result.cell_rows.reduce(
-    (best, patch, i) => (squared(patch) < squared(result.cell_rows[best]) ? i : best),
-    0,
-  );
+  return result.cell_rows.reduce((best, patch, i) => (squared(patch) < squared(result.cell_rows[best]) ? i : best), 0);
 }
 
 /** The place of the patch that was clicked in a panel, whose row it shows; otherwise null. */
@@ -83,7 +80,13 @@ function describePatchMap(panel) {
   const map = mapOf(panel),
     [layer] = sourceOf(panel).layers;
   if (map.kind === "saliency")
-    return t("saliency_of", t(`m_${map.name}`), map.target, t(map.of_text ? "cosine" : "probability"), map.score.toFixed(3));
+    return t(
+      "saliency_of",
+      t(`m_${map.name}`),
+      map.target,
+      t(map.of_text ? "cosine" : "probability"),
+      map.score.toFixed(3),
+    );
   const depth = layer < 0 ? t("before_layers") : t("after_layer", layer);
   return `${t("alike", ...rowAt(resultOf(panel), panel.row).parts)} · ${depth}`;
 }

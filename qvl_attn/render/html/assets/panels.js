@@ -35,8 +35,7 @@ function buildPanel(panel, number) {
     return item;
   });
   const row = make("div", { class: result.media.length > MAX_IN_ROW ? "pictures many" : "pictures" }, ...pictures);
-  if (result.media.length <= MAX_IN_ROW)
-    row.style.maxWidth = `calc(74vh * ${sum(result.media.map(aspectOf))})`;
+  if (result.media.length <= MAX_IN_ROW) row.style.maxWidth = `calc(74vh * ${sum(result.media.map(aspectOf))})`;
   return make(
     "section",
     { class: "panel card" },

@@ -20,7 +20,15 @@ const state = {
  */
 function newPanel(result) {
   const map = DATA.results[result].headline,
-    panel = { result, map, source: DATA.results[result].maps[map].start ?? 0, row: 0, head: null, layer: null, query: null };
+    panel = {
+      result,
+      map,
+      source: DATA.results[result].maps[map].start ?? 0,
+      row: 0,
+      head: null,
+      layer: null,
+      query: null,
+    };
   rememberLayer(panel);
   return panel;
 }
@@ -178,7 +186,10 @@ function uniformOf(panel) {
 function highOf(panel, values) {
   if (state.scale === "shared") {
     const kindOf = (other) => `${resultOf(other).kind} ${mapOf(other).name}`;
-    return Math.max(...state.panels.filter((other) => kindOf(other) === kindOf(panel)).map(sharedHigh), sharedHigh(panel));
+    return Math.max(
+      ...state.panels.filter((other) => kindOf(other) === kindOf(panel)).map(sharedHigh),
+      sharedHigh(panel),
+    );
   }
   return scaledByFrame(panel) ? scaleHigh(scaledCells(panel, values)) : (entryOf(panel).high ?? scaleHigh(values));
 }
@@ -241,7 +252,10 @@ function chooseMap(panel, number) {
     distance = (source) => Math.abs(source.layers[0] - panel.layer);
   panel.map = number;
   if (map.rows?.length && !map.rows.includes(panel.row)) [panel.row] = map.rows;
-  const nearest = map.sources.reduce((best, source, i) => (distance(source) < distance(map.sources[best]) ? i : best), 0);
+  const nearest = map.sources.reduce(
+    (best, source, i) => (distance(source) < distance(map.sources[best]) ? i : best),
+    0,
+  );
   chooseSource(panel, firstLayer(map) === 0 ? nearest : 0);
 }
 

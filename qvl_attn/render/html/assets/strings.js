@@ -59,7 +59,8 @@ const WORDS = {
     "all_heads": "all heads",
     "before_layers": "before layer 0",
     "input": "Model input",
-    "input_hint": "Shows what the model got instead of the picture, reconstructed from its input; lost detail becomes visible.",
+    "input_hint":
+      "Shows what the model got instead of the picture, reconstructed from its input; lost detail becomes visible.",
     "veiled": "The model does not see the darkened region.",
     "q_question": "whole question",
     "q_last": "last prompt token",

@@ -3,7 +3,8 @@
 Object.assign(WORDS.en, {
   "facts": "{0} × {1} px · {2} · input {3} × {4} px in {5} × {6} patches of {7} px",
   "facts_steps": "{0} steps",
-  "click_hint": "Click a patch of the picture, or move to it with the arrow keys and press Enter, to see its attention.",
+  "click_hint":
+    "Click a patch of the picture, or move to it with the arrow keys and press Enter, to see its attention.",
   "click_some":
     "The page has the attention of {0} of {1} patches, evenly spaced; for a patch between them it shows the nearest.",
   "click_none": "The page has no attention of single patches.",
@@ -101,7 +102,8 @@ Object.assign(WORDS.zh, {
   "click_hint": "点击图中的一个图块（或用方向键移到那里再按回车），查看它的注意力。",
   "click_some": "此页包含 {1} 个图块中均匀选取的 {0} 个的注意力；其他图块显示最近的一个。",
   "click_none": "此页不含单个图块的注意力。",
-  "click_alike": "余弦相似度只保存了 --at 指定的图块；在此视图中点击无效。图中所示为与位于 {0}, {1} 像素的图块的相似度。",
+  "click_alike":
+    "余弦相似度只保存了 --at 指定的图块；在此视图中点击无效。图中所示为与位于 {0}, {1} 像素的图块的相似度。",
   "click_saliency": "在此点击无效：要查看一个图块的注意力，请先选择注意力图。",
   "nearest": "此页没有所选图块（第 {0} 行第 {1} 列）的注意力：显示的是最近的图块。",
   "q_cls": "[CLS]",

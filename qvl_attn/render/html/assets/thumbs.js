@@ -22,7 +22,9 @@ function thumb(holder, number, { panel, label, name, pressed, framed, pick }) {
     { values, fine } = valuesOf(panel),
     high = values.length ? highOf(panel, values) : undefined,
     canvas = button.querySelector("canvas");
-  const key = [panel.result, entry.block, entry.row, fine, high, stepNow(result), state.colormap, state.interp].join(" ");
+  const key = [panel.result, entry.block, entry.row, fine, high, stepNow(result), state.colormap, state.interp].join(
+    " ",
+  );
   button.classList.toggle("coarse", high === undefined);
   if (high === undefined || button.dataset.key === key) return;
   button.dataset.key = key;
