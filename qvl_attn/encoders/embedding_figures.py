@@ -95,7 +95,8 @@ def draw_layer(record: EncoderRecord, index: int, drawing: Drawing) -> Picture:
         f"the first three principal components of the patches {layer}, as red, green and blue",
     ]
     texts = [CellText(layer, [_explained(record.embedding.explained[index])])]
-    largest_px = (LARGE_PX * len(_drawn_steps(record)), LARGE_PX)
+    side = min(LARGE_PX, drawing.draw_size_px or LARGE_PX)
+    largest_px = (side * len(_drawn_steps(record)), side)
     return _component_sheet(record, [index], texts, lines, drawing, largest_px)
 
 

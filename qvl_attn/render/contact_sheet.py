@@ -73,18 +73,19 @@ def plan_sheet(
     Args:
         texts: the texts of each cell, at least one.
         aspects: width over height of each picture of a cell.
-        drawing: its `draw_size_px` bounds the pictures of a cell.
+        drawing: its `draw_size_px` bounds the row of a cell's pictures.
         columns: cells per row, at most as many as fit; None to choose a page of usual shape.
-        largest_px: bounds the pictures of a cell, too; None for the usual size.
+        largest_px: bounds that row instead; None for the usual size.
     """
     aspect, gaps = sum(aspects), PICTURE_GAP_PX * (len(aspects) - 1)
-    largest = largest_px or (CELL_WIDTH_PX * math.ceil(len(aspects) / 2), PICTURE_HEIGHT_PX)
+    side = drawing.draw_size_px or SHEET_WIDTH_PX
+    usual_px = min(CELL_WIDTH_PX * math.ceil(len(aspects) / 2) - gaps, side), min(PICTURE_HEIGHT_PX, side)
+    most_px = largest_px or usual_px
     numbers = [lettering.measure(line, NUMBER_PX) for text in texts for line in text.numbers]
     least_width = math.ceil(max(numbers, default=0))
     columns = _columns(len(texts), aspect, least_width, columns)
-    side = drawing.draw_size_px or math.inf
-    room = min((SHEET_WIDTH_PX - 2 * MARGIN_PX + GAP_PX) // columns - GAP_PX, largest[0]) - gaps
-    row_width = min(room, largest[1] * aspect, side, side * aspect)
+    room = (SHEET_WIDTH_PX - 2 * MARGIN_PX + GAP_PX) // columns - GAP_PX - gaps
+    row_width = min(room, most_px[0], most_px[1] * aspect)
     width, height = max(1, round(row_width)), max(1, round(row_width / aspect))
     return SheetPlan(texts, columns, row_sizes_px(aspects, (width, height)), max(width + gaps, least_width))
 
