@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -206,9 +205,6 @@ def describe_visible_region(record: EncoderRecord) -> str | None:
     if abs(x0 + x1 - width) <= 2 * tolerance_x and abs(y0 + y1 - height) <= 2 * tolerance_y:
         return f"the encoder sees the middle {part} of {whole}"
     return f"the encoder sees {part} of {whole}, from {x0:.0f},{y0:.0f} to {x1:.0f},{y1:.0f}"
-
-
-NamedPictures = Iterator[tuple[str, Callable[[], Picture]]]
 
 
 def describe_layer_output(layer: int) -> str:

@@ -19,13 +19,14 @@ from PIL import Image, ImageDraw
 
 from qvl_attn.core.text import percent, plain, pluralize
 from qvl_attn.core.types import FloatArray
-from qvl_attn.encoders.captions import NamedPictures, describe_layer_output
+from qvl_attn.encoders.captions import describe_layer_output
 from qvl_attn.encoders.embedding import FolderEmbedding
 from qvl_attn.encoders.record import EncoderRecord
 from qvl_attn.media.resize import Picture
 from qvl_attn.render import lettering
 from qvl_attn.render.charts import ACCENT, DPI, GREY, INK, LINE, MARGIN_PX, PAGE, TEXT, pixels_of, titled
 from qvl_attn.render.lettering import line_height_px
+from qvl_attn.results.figures import NamedPictures
 
 SHOWN_LAYERS = 6
 MOST_CLASSES = 20

@@ -11,39 +11,37 @@ from numpy.typing import NDArray
 
 from qvl_attn.core.text import compact, percent, plain
 from qvl_attn.core.types import FloatArray, Scale
-from qvl_attn.encoders.captions import NamedPictures, describe_layer_output, visible_picture, visible_size_px
+from qvl_attn.encoders.captions import describe_layer_output
 from qvl_attn.encoders.input_figures import mark_patch
 from qvl_attn.encoders.record import EncoderRecord
 from qvl_attn.media.resize import Picture
 from qvl_attn.render import overlay
 from qvl_attn.render.contact_sheet import CellText, draw_key, draw_sheet, plan_sheet
 from qvl_attn.render.paper import Size
-from qvl_attn.render.style import Drawing
+from qvl_attn.results.figures import Figures, NamedPictures, describe_steps
 
-# The most steps of a clip that are drawn side by side.
-MOST_STEPS = 3
 # The colour range of a component leaves out this percentage of the patches at either end.
 CLIPPED_PERCENT = 1
 # The longest side of a picture of one layer.
 LARGE_PX = 640
 
 
-def embedding_images(record: EncoderRecord, drawing: Drawing) -> NamedPictures:
+def embedding_images(record: EncoderRecord, figures: Figures) -> NamedPictures:
     """Yield the names of the pictures of a result's embeddings, each with the function that draws it.
 
     Yields nothing without embeddings and without query patches.
     """
     for i in range(0 if record.similarity is None else record.similarity.shape[1]):
-        yield f"at_{i + 1}/similarity.png", partial(draw_similarity, record, i, drawing)
+        yield f"at_{i + 1}/similarity.png", partial(draw_similarity, record, i, figures)
     if record.embedding is None:
         return
     from qvl_attn.encoders.embedding_charts import draw_patch_tsne, draw_patches  # loads matplotlib
 
     if "pca" in record.settings.embeddings:
-        yield "embeddings/pca_layers.png", partial(draw_components, record, drawing)
+        yield "embeddings/pca_layers.png", partial(draw_components, record, figures)
         for i, layer in enumerate(record.embedding.layers.tolist()):
             name = "before" if layer < 0 else f"layer_{layer:02d}"
-            yield f"embeddings/pca/{name}.png", partial(draw_layer, record, i, drawing)
+            yield f"embeddings/pca/{name}.png", partial(draw_layer, record, i, figures)
         yield "embeddings/scatter.png", partial(draw_patches, record)
     if record.embedding.tsne is not None:
         yield "embeddings/tsne.png", partial(draw_patch_tsne, record)
@@ -63,7 +61,7 @@ def component_colors(components: FloatArray) -> Picture:
     return np.asarray(np.rint(255 * np.clip(np.where(varies, share, 0.5), 0, 1)), dtype=np.uint8)
 
 
-def draw_components(record: EncoderRecord, drawing: Drawing) -> Picture:
+def draw_components(record: EncoderRecord, figures: Figures) -> Picture:
     """Draw a sheet: the picture, and for each layer its first three components as the colours of the patches."""
     assert record.embedding is not None
     lines = [
@@ -77,16 +75,16 @@ def draw_components(record: EncoderRecord, drawing: Drawing) -> Picture:
         CellText(describe_layer_output(layer), [_explained(explained)])
         for layer, explained in zip(layers, record.embedding.explained, strict=True)
     ]
-    return _component_sheet(record, range(len(layers)), texts, lines, drawing)
+    return _component_sheet(record, range(len(layers)), texts, lines, figures)
 
 
-def draw_layer(record: EncoderRecord, index: int, drawing: Drawing) -> Picture:
+def draw_layer(record: EncoderRecord, index: int, figures: Figures) -> Picture:
     """Draw one layer's first three components as the colours of the patches, large, beside the picture.
 
     Args:
         record: a result with an embedding.
         index: index of the layer in `record.embedding.layers`.
-        drawing: gives the size.
+        figures: the pictures of the result; they give the size and the steps.
     """
     assert record.embedding is not None
     layer = describe_layer_output(int(record.embedding.layers[index]))
@@ -95,9 +93,9 @@ def draw_layer(record: EncoderRecord, index: int, drawing: Drawing) -> Picture:
         f"the first three principal components of the patches {layer}, as red, green and blue",
     ]
     texts = [CellText(layer, [_explained(record.embedding.explained[index])])]
-    side = min(LARGE_PX, drawing.draw_size_px or LARGE_PX)
-    largest_px = (side * len(_drawn_steps(record)), side)
-    return _component_sheet(record, [index], texts, lines, drawing, largest_px)
+    side = min(LARGE_PX, figures.drawing.draw_size_px or LARGE_PX)
+    largest_px = (side * len(figures.steps), side)
+    return _component_sheet(record, [index], texts, lines, figures, largest_px)
 
 
 def _component_sheet(
@@ -105,30 +103,29 @@ def _component_sheet(
     indices: Sequence[int],
     texts: Sequence[CellText],
     lines: Sequence[str],
-    drawing: Drawing,
+    figures: Figures,
     largest_px: Size | None = None,
 ) -> Picture:
     """Draw a sheet of what the encoder sees and the components of some layers."""
-    steps = _drawn_steps(record)
     texts = [CellText("what the encoder sees"), *texts]
-    plan = plan_sheet(texts, _aspects(record), drawing, largest_px=largest_px)
+    plan = plan_sheet(texts, _aspects(figures), figures.drawing, largest_px=largest_px)
     size_px = plan.picture_px[0]
-    seen = [visible_picture(record, step, size_px) for step in steps]
-    rows = (_component_pictures(record, index, size_px) for index in indices)
-    return draw_sheet(plan, chain([seen], rows), title_lines=[*lines, *_steps_line(record)])
+    seen = [figures.maps.picture(0, step, size_px) for step in figures.steps]
+    rows = (_component_pictures(record, index, figures.steps, size_px) for index in indices)
+    return draw_sheet(plan, chain([seen], rows), title_lines=[*lines, *_steps_line(figures)])
 
 
-def draw_similarity(record: EncoderRecord, index: int, drawing: Drawing) -> Picture:
+def draw_similarity(record: EncoderRecord, index: int, figures: Figures) -> Picture:
     """Draw a sheet: for each layer the cosine similarity of all patches of a step to a query patch, on one scale.
 
     Args:
         record: a result with similarities.
         index: index of the query patch.
-        drawing: size, colours and interpolation.
+        figures: the pictures of the result; they give size, colours, interpolation and steps.
     """
     assert record.similarity is not None
     assert record.similarity_layers is not None
-    values, steps = record.similarity[:, index], _drawn_steps(record)
+    values, drawing, steps = record.similarity[:, index], figures.drawing, figures.steps
     scale = Scale(min(float(values.min()), 1 - 1e-3), 1.0)
     texts = [
         CellText(
@@ -137,9 +134,9 @@ def draw_similarity(record: EncoderRecord, index: int, drawing: Drawing) -> Pict
         )
         for layer, maps in zip(record.similarity_layers.tolist(), values, strict=True)
     ]
-    plan = plan_sheet(texts, _aspects(record), drawing)
+    plan = plan_sheet(texts, _aspects(figures), drawing)
     size_px = plan.picture_px[0]
-    pictures = [visible_picture(record, step, size_px) for step in steps]
+    pictures = [figures.maps.picture(0, step, size_px) for step in steps]
     place = int(record.attention.query_patches[index])
 
     def blended(picture: Picture, cells: FloatArray) -> Picture:
@@ -153,7 +150,7 @@ def draw_similarity(record: EncoderRecord, index: int, drawing: Drawing) -> Pict
         f"cosine similarity of the patch at {x:g},{y:g} (outlined) to all patches, by layer, all on one scale",
     ]
     key = draw_key(f"{compact(scale.low)} to {compact(scale.high)}", drawing)
-    return draw_sheet(plan, rows, title_lines=[*lines, *_steps_line(record)], key=key)
+    return draw_sheet(plan, rows, title_lines=[*lines, *_steps_line(figures)], key=key)
 
 
 def _title(record: EncoderRecord, what: str) -> str:
@@ -164,30 +161,21 @@ def _explained(shares: NDArray[np.float32]) -> str:
     return " + ".join(percent(share) for share in shares.tolist()) + " of variance"
 
 
-def _drawn_steps(record: EncoderRecord) -> list[int]:
-    """Return the steps that are drawn, evenly spaced."""
-    count = record.attention.grid[0]
-    return sorted({round(step) for step in np.linspace(0, count - 1, min(count, MOST_STEPS)).tolist()})
+def _steps_line(figures: Figures) -> list[str]:
+    return describe_steps(figures.maps, figures.steps, whole=True)
 
 
-def _steps_line(record: EncoderRecord) -> list[str]:
-    if record.media[0].clip is None:
-        return []
-    steps = ", ".join(f"{i + 1} ({record.media[0].times_s[record.frames[i, 0]]:.2f} s)" for i in _drawn_steps(record))
-    return [f"from left to right: step {steps} of {record.attention.grid[0]}"]
-
-
-def _aspects(record: EncoderRecord) -> list[float]:
+def _aspects(figures: Figures) -> list[float]:
     """Return width over height of what the encoder sees, for each step that is drawn."""
-    width, height = visible_size_px(record.attention)
-    return [width / height] * len(_drawn_steps(record))
+    width, height = figures.maps.size_px(0)
+    return [width / height] * len(figures.steps)
 
 
-def _component_pictures(record: EncoderRecord, index: int, size_px: tuple[int, int]) -> list[Picture]:
-    """Return a layer's components as colours for each step that is drawn; the colour range is that of all steps."""
+def _component_pictures(record: EncoderRecord, index: int, steps: Sequence[int], size_px: Size) -> list[Picture]:
+    """Return a layer's components as colours, for some steps; the colour range is that of all steps."""
     assert record.embedding is not None
     colors = component_colors(record.embedding.components[index]).reshape(*record.attention.grid, 3)
     return [
         np.stack([overlay.cell_boxes(colors[step, ..., channel], size_px) for channel in range(3)], axis=-1)
-        for step in _drawn_steps(record)
+        for step in steps
     ]

@@ -59,7 +59,7 @@ class EncoderFigures(Figures):
         yield "turned_back.png", partial(draw_reconstruction, record)
         yield "figures.png", self._statistics
         yield from self._saliency()
-        yield from embedding_images(record, self.drawing)
+        yield from embedding_images(record, self)
         for step, picture in enumerate(record.reconstruction):
             yield reconstruction_file(step), partial(np.asarray, picture)
 

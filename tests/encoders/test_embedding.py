@@ -28,6 +28,7 @@ from qvl_attn.encoders.embedding import (
 )
 from qvl_attn.encoders.embedding_charts import folder_images, patch_colors
 from qvl_attn.encoders.embedding_figures import component_colors, embedding_images
+from qvl_attn.encoders.figures import draw_encoder_result
 from qvl_attn.encoders.input_figures import mark_patch
 from qvl_attn.encoders.record import EncoderSettings
 from qvl_attn.render import overlay
@@ -263,6 +264,14 @@ def encoded(name="registers", at=((60.0, 40.0),)):
     return tiny_encoders.encoder(name).encode(tiny_encoders.picture(98, 60), settings)
 
 
+def figures_of(result, drawing=None):
+    return draw_encoder_result(result, drawing or Drawing())
+
+
+def images_of(result, drawing=None):
+    return embedding_images(result, figures_of(result, drawing))
+
+
 def test_components_become_colours():
     rng = np.random.default_rng(0)
     components = rng.normal(size=(400, 3)).astype(np.float32) * (1, 10, 1e-4)
@@ -285,7 +294,7 @@ def test_regions_that_differ_have_different_colours_at_their_places():
     projection = project_pca(embeddings.reshape(-1, 6))
     components = np.repeat(projection.components[None], 4, axis=0)
     changed = replace(result, embedding=replace(result.embedding, components=components))
-    (picture,) = embedding_figures._component_pictures(changed, 0, (w * 10, h * 10))
+    (picture,) = embedding_figures._component_pictures(changed, 0, [0], (w * 10, h * 10))
     first, second, rest = picture[5, 5], picture[-5, -5], picture[5, -5]
     assert len({tuple(color.tolist()) for color in (first, second, rest)}) == 3
     assert (picture[:20, : w // 2 * 10] == first).all()
@@ -329,7 +338,7 @@ def test_similarity_is_drawn_on_one_scale_with_the_patch_outlined(index, monkeyp
     result = encoded(at=((60.0, 40.0), (20.0, 10.0)))
     _, h, w = result.attention.grid
     drawing = Drawing(alpha=1.0, interp="cells")
-    drawn = embedding_figures.draw_similarity(result, index, drawing)
+    drawn = embedding_figures.draw_similarity(result, index, figures_of(result, drawing))
     values = result.similarity[:, index]
     (size_px,) = plans[0].picture_px
     scale = Scale(float(values.min()), 1.0)
@@ -344,12 +353,12 @@ def test_similarity_is_drawn_on_one_scale_with_the_patch_outlined(index, monkeyp
 def test_equal_similarities_can_be_drawn():
     result = encoded()
     equal = replace(result, similarity=np.ones_like(result.similarity))
-    assert embedding_figures.draw_similarity(equal, 0, Drawing()).dtype == np.uint8
+    assert embedding_figures.draw_similarity(equal, 0, figures_of(equal)).dtype == np.uint8
 
 
 def test_the_pictures_of_a_result():
     result = encoded(at=((60.0, 40.0), (20.0, 10.0)))
-    images = dict(embedding_images(result, Drawing()))
+    images = dict(images_of(result))
     layers = [f"embeddings/pca/{name}.png" for name in ("before", "layer_00", "layer_01", "layer_02")]
     assert [*images] == [
         *("at_1/similarity.png", "at_2/similarity.png", "embeddings/pca_layers.png"),
@@ -363,10 +372,10 @@ def test_the_pictures_of_a_result():
     tsne_only = replace(
         result, similarity=None, similarity_layers=None, settings=replace(result.settings, embeddings=("tsne",))
     )
-    assert [*dict(embedding_images(tsne_only, Drawing()))] == ["embeddings/tsne.png"]
-    assert not [*embedding_images(replace(result, similarity=None, similarity_layers=None, embedding=None), Drawing())]
+    assert [*dict(images_of(tsne_only))] == ["embeddings/tsne.png"]
+    assert not [*images_of(replace(result, similarity=None, similarity_layers=None, embedding=None))]
     assert "embeddings/tsne.png" not in dict(
-        embedding_images(replace(result, embedding=replace(result.embedding, tsne=None, tsne_patches=None)), Drawing())
+        images_of(replace(result, embedding=replace(result.embedding, tsne=None, tsne_patches=None)))
     )
 
 
@@ -374,8 +383,9 @@ def test_the_pictures_of_a_result():
 def test_a_clip_is_drawn_a_few_steps_side_by_side(media):
     settings = EncoderSettings(at=((60.0, 40.0),), embeddings=("pca", "tsne"))
     result = tiny_encoders.encoder(tiny_encoders.QWEN).encode(media, settings)
-    assert embedding_figures._drawn_steps(result) == ([0, 2, 3] if len(media.frames) == 8 else [0])
-    for name, draw in embedding_images(result, Drawing()):
+    figures = figures_of(result)
+    assert figures.steps == ((0, 1, 2, 3) if len(media.frames) == 8 else (0,))
+    for name, draw in embedding_images(result, figures):
         assert draw().ndim == 3, name
 
 
@@ -384,9 +394,9 @@ def test_small_and_long_pictures_are_drawn(size):
     result = tiny_encoders.encoder(tiny_encoders.QWEN).encode(
         tiny_encoders.picture(*size), EncoderSettings(at=((3, 3),), embeddings=("pca",))
     )
-    for _, draw in embedding_images(result, Drawing(draw_size_px=64)):
+    for _, draw in images_of(result, Drawing(draw_size_px=64)):
         draw()
-    for name, draw in embedding_images(result, Drawing()):
+    for name, draw in images_of(result):
         height, width = draw().shape[:2]
         assert max(height, width) < 3000, name
 
