@@ -60,7 +60,7 @@ def redrawn(result: R, *, media: PictureLike | Sequence[PictureLike] = (), **opt
         if name not in result.choices:
             raise InputError(
                 f"{argument(name, value)} is not for a result of {' or '.join(result.kinds)}",
-                f"it has {', '.join(map(argument, result.choices))}",
+                f"it has {', '.join(map(argument, result.choices))}" if result.choices else "leave it out",
             )
     drawn, originals = result._with_choices(**choices), listed("media", media)
     return replace(drawn, media=_originals(drawn, originals)) if originals else drawn

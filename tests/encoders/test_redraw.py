@@ -114,7 +114,8 @@ def test_a_render_is_what_encoding_so_would_give(saved, picture, tmp_path, words
 
 def test_the_original_gives_full_size(saved, picture, tmp_path):
     small = render(saved, "--draw-size", "full", "--out", tmp_path / "kept")
-    assert "picture 1 is stored 96 pixels wide and drawn larger" in " ".join(content(small)["result.json"]["notes"])
+    (note,) = content(small)["result.json"]["notes"]
+    assert note == "picture 1 is stored 96 pixels wide and drawn larger: --media names the original"
     full = render(saved, "--draw-size", "full", "--media", picture, "--out", tmp_path / "full")
     assert np.array_equal(pixels(full / "picture_1.png"), pixels(picture))
     assert content(full)["result.json"]["notes"] == []

@@ -103,6 +103,7 @@ def test_a_kept_encoder_result_is_loaded_and_drawn(tmp_path):
     pictures = dict(draw_encoder_result(result, SMALL).images())
     assert {*pictures} <= {*value["files"]}
     assert {make().ndim for make in pictures.values()} == {3}
+    assert redrawn(result, layer=0, over="max")._figures(SMALL).overlay().ndim == 3
     assert "cats" in make_report(folder).read_text(encoding="utf-8")
 
 
