@@ -20,10 +20,11 @@ from qvl_attn.cli.app import app
 from qvl_attn.core.errors import InputError, ModelError, StoreError
 from qvl_attn.encoders import folder_run as folder_run_module
 from qvl_attn.encoders.engine import EncoderEngine
+from qvl_attn.encoders.folder_json import ByStatistic, read_folder_rows
 from qvl_attn.encoders.folder_pictures import list_pictures
 from qvl_attn.encoders.folder_run import encode_folder
 from qvl_attn.encoders.record import EncoderSettings
-from qvl_attn.encoders.statistics import statistics_of
+from qvl_attn.encoders.statistics import STATISTICS, statistics_of
 from qvl_attn.media.image import load_picture
 from qvl_attn.results.run_folder import read_rows
 from tests.helpers import tiny_encoders
@@ -118,6 +119,8 @@ def test_mean_and_spread_are_those_of_single_results(photos, tmp_path, name):
     assert by_id["broken.png"]["status"] == "error"
     assert "broken" in by_id["broken.png"]["error"]
     assert {*summary["files"]} == {*files(tmp_path / "out")}
+    assert json.loads(json.dumps([*read_folder_rows(tmp_path / "out")])) == [*read_rows(tmp_path / "out")]
+    assert tuple(ByStatistic.__annotations__) == STATISTICS
 
 
 def test_embeddings_are_those_of_single_pictures(photos, tmp_path):

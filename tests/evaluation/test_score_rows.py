@@ -9,11 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qvl_attn.attribution.grounding import GROUNDING
+from qvl_attn.attribution.grounding import GROUNDING, PATTERNS
 from qvl_attn.core.errors import StoreError
+from qvl_attn.core.typed_json import decoded
 from qvl_attn.evaluation.figures import CONTROLS, FIGURES, HEAD_FIGURES
-from qvl_attn.evaluation.rows import read_scores, score_of, score_row
+from qvl_attn.evaluation.rows import ScoredRow, read_scores, score_of, score_row
 from qvl_attn.evaluation.score import Score
+from tests.helpers.kept import kept_files
 from tests.helpers.made_up_scores import OTHER_FIGURES
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -116,6 +118,11 @@ def test_a_score_comes_back_from_its_line(score):
     assert line_of(back) == line, "and gives the same line again"
 
 
+def test_figures_are_those_of_grounding_and_patterns():
+    assert (*GROUNDING, "vision_mass", *PATTERNS) == FIGURES
+    assert (*GROUNDING, "vision_mass") == HEAD_FIGURES
+
+
 WHOLE = {"headline": dict.fromkeys(FIGURES, 1.0), **OTHER_FIGURES}
 
 
@@ -143,6 +150,14 @@ def lines_of(folder, *rows):
 
 FULL = score_row(Score("a", ("a.png",), "?", **WHOLE, half="first", retried="x"))
 BROKEN = score_row(Score("a", ("a.png",), "?", status="error", error="x", accuracy=0.0))
+
+
+def test_the_types_of_rows_have_every_field_that_is_written():
+    assert {**decoded(FULL | {"methods": {}, "method_chance": {}, "headline_map": "x"}, ScoredRow, "row")}.keys() == {
+        *ScoredRow.__annotations__
+    }
+    for row in map(json.loads, kept_files("check")["scores.jsonl"].splitlines()):
+        assert json.loads(json.dumps(decoded(row, ScoredRow, "row"))) == row
 
 
 def test_scores_are_in_the_order_of_the_data_set(tmp_path):

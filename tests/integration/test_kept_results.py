@@ -10,19 +10,22 @@ import numpy as np
 import pytest
 
 from qvl_attn.attribution.heatmap import layer_figures
+from qvl_attn.attribution.settings import settings_from
 from qvl_attn.core.errors import InputError
+from qvl_attn.core.typed_json import decoded
 from qvl_attn.encoders.figures import draw_encoder_result
 from qvl_attn.encoders.result import EncoderResult
 from qvl_attn.evaluation.compare import compare_runs
 from qvl_attn.evaluation.examples import read_examples
 from qvl_attn.evaluation.rows import read_scores, score_row
 from qvl_attn.evaluation.summary import summarise
+from qvl_attn.evaluation.summary_json import Facts, read_summary
 from qvl_attn.kinds import read_saved
 from qvl_attn.render.style import Drawing
 from qvl_attn.report import make_report
 from qvl_attn.results.redraw import redrawn
 from qvl_attn.results.result import request_folder
-from qvl_attn.results.run_folder import open_run
+from qvl_attn.results.run_folder import open_run, read_run
 from qvl_attn.vqa.figures import draw_result
 from qvl_attn.vqa.result import request_key
 from tests.helpers.encoder_records import encoder_folder
@@ -125,6 +128,14 @@ def test_a_kept_check_is_read_resumed_compared_and_written_as_a_page(tmp_path):
     (comparison,) = compare_runs([folder, copy])["comparisons"]
     assert {figure["difference"] for figure in comparison["figures"].values()} <= {0.0, None}
     assert scores[0].question in make_report(folder).read_text(encoding="utf-8")
+
+
+def test_the_types_of_a_run_have_every_field_that_is_written():
+    run, summary = (stored(KEPT / "check", name) for name in ("run.json", "summary.json"))
+    assert read_run(KEPT / "check") == run
+    assert decoded(run["facts"], Facts, "facts") == run["facts"]
+    assert read_summary(KEPT / "check") == summary
+    assert json.loads(json.dumps(asdict(settings_from(run["facts"]["settings"], 4)))) == run["facts"]["settings"]
 
 
 def without_stretch(kind: str, folder: Path) -> Path:
