@@ -78,7 +78,8 @@ class EncoderFigures(Figures):
         """Draw the timeline of a clip: (H, W, 3) uint8 RGB."""
         from qvl_attn.encoders.timeline import draw_timeline  # loads matplotlib
 
-        return draw_timeline(self.maps.record, self.headline[0])
+        (heat,) = self.maps.heat_map(self.maps.headline)
+        return draw_timeline(self.maps.record, heat)
 
     def folder(self, query: str) -> str:
         """Return the start of the file names of a query's sheets."""

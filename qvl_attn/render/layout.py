@@ -38,7 +38,7 @@ from qvl_attn.render.paper import (
     text_height_px,
     write,
 )
-from qvl_attn.render.style import Drawing
+from qvl_attn.render.style import Drawing, describe_drawing
 
 
 @dataclass(frozen=True)
@@ -81,15 +81,7 @@ def scale_line(panel: Panel, drawing: Drawing) -> str:
         f"{_clipped(panel)} of {sum(cells.size for cells in panel.cells)} cells above the scale",
         *([f"{percent(panel.maps[0].vision_mass)} of the attention on vision"] if panel.maps[0].queries else []),
     ]
-    if drawing.interp != "linear":
-        parts.append("each cell drawn as its box")
-    if drawing.denoise:
-        parts.append(f"after the filter {drawing.denoise} (3x3 cells)")
-    if drawing.blur_cells > 0:
-        parts.append(f"after a blur (sigma {drawing.blur_cells:g} in cells)")
-    if drawing.top_percent < 100:
-        parts.append(f"only the strongest {drawing.top_percent:g} % of the cells coloured")
-    return " · ".join(parts)
+    return " · ".join([*parts, *describe_drawing(drawing)])
 
 
 def headline(
@@ -158,7 +150,7 @@ def sheet(
     Args:
         pictures: uint8 RGB of any size, all pictures of the prompt.
         panels: at least one; all of the same pictures.
-        title_lines: the first is drawn large, the others in grey; they state the scales.
+        title_lines: the first is drawn large, the others in grey; they state the scales. A line names the filters.
         drawing: drawing options.
         columns: panels per row, at most as many as fit; None to choose a page of usual shape.
 
@@ -174,7 +166,9 @@ def sheet(
     plan = plan_sheet(texts, _aspects(pictures, panels[0]), drawing, columns=columns)
     resized = _resized(pictures, panels[0], plan.picture_px)
     rows = (_blended(resized, panel, drawing) for panel in panels)
-    return draw_sheet(plan, rows, title_lines=title_lines, key=draw_key(_key_text(panels), drawing))
+    how = describe_drawing(drawing)
+    lines = [*title_lines, " · ".join(how)] if how else title_lines
+    return draw_sheet(plan, rows, title_lines=lines, key=draw_key(_key_text(panels), drawing))
 
 
 def _aspects(pictures: Sequence[Picture], panel: Panel) -> list[float]:

@@ -60,3 +60,17 @@ class Drawing:
     def _require(self, name: str, valid: bool, allowed: str) -> None:
         if not valid:
             raise InputError(f"{argument(name, getattr(self, name))}: want {allowed}")
+
+
+def describe_drawing(drawing: Drawing) -> list[str]:
+    """Return how cells are drawn, where it is not the usual way: boxes, filters, only the strongest cells."""
+    parts = []
+    if drawing.interp != "linear":
+        parts.append("each cell drawn as its box")
+    if drawing.denoise:
+        parts.append(f"after the filter {drawing.denoise} (3x3 cells)")
+    if drawing.blur_cells > 0:
+        parts.append(f"after a blur (sigma {drawing.blur_cells:g} in cells)")
+    if drawing.top_percent < 100:
+        parts.append(f"only the strongest {drawing.top_percent:g} % of the cells coloured")
+    return parts

@@ -20,7 +20,7 @@ from qvl_attn.media.resize import Picture
 from qvl_attn.render import lettering, overlay
 from qvl_attn.render.lettering import line_height_px
 from qvl_attn.render.paper import ACCENT, GREY, INK, PAGE
-from qvl_attn.render.style import Drawing
+from qvl_attn.render.style import Drawing, describe_drawing
 
 GAP_PX = 8
 # A narrower frame is centred on a page of this width, so that the text fits.
@@ -37,7 +37,7 @@ class FrameOverlay:
         steps: (F,) the step that each sampled frame fed.
         question: text of the first line.
         answers: (F,) the answer written while each sampled frame is the current one; empty without a question.
-        captions: lines that describe the map.
+        captions: lines that describe the map; how it is drawn is added.
         visible_region: xyxy of the region that the map covers, in shares of the frame, clipped to the frame; the rest
             of the frame is faded. None for the whole frame.
     """
@@ -85,7 +85,9 @@ class FrameRenderer:
         self._text_px = max(15, round(self._width / 70))
         self._margin = round(0.7 * self._text_px)
         text_width = self._width - 2 * self._margin
-        wrapped = [lettering.wrap(line, text_width, self._text_px, max_lines=4) for line in frame_overlay.captions]
+        how = describe_drawing(drawing)
+        self._captions = [*frame_overlay.captions, *([" · ".join(how)] if how else [])]
+        wrapped = [lettering.wrap(line, text_width, self._text_px, max_lines=4) for line in self._captions]
         captions = [len(lines) for lines in wrapped]
         extra = text_width < 56 * self._text_px
         answer = [1 + extra for _ in frame_overlay.answers[:1]]
@@ -194,7 +196,7 @@ class FrameRenderer:
             (frame_overlay.question, INK),
             *((answer or "(no answer)", ACCENT if answer else GREY) for answer in answers),
             (caption, GREY),
-            *((line, GREY) for line in frame_overlay.captions),
+            *((line, GREY) for line in self._captions),
             (numbers, GREY),
         )
         height = sum(self._line_counts) * line_height_px(size) + 2 * self._margin

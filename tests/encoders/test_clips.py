@@ -20,6 +20,7 @@ from qvl_attn.core.runtime import no_progress
 from qvl_attn.core.types import HeatMap, Scale
 from qvl_attn.encoders import capture as capture_module
 from qvl_attn.encoders import inputs as inputs_module
+from qvl_attn.encoders.figures import draw_encoder_result
 from qvl_attn.encoders.inputs import load_encoder_clip
 from qvl_attn.encoders.record import EncoderSettings
 from qvl_attn.encoders.statistics import statistics_of
@@ -521,6 +522,12 @@ def test_the_chart_of_the_statistics(clip_result):
     assert page[-1].min() == page[:, -1].min() == 255, "nothing is cut off"
     steps = draw_timeline(clip_result, heat_of(clip_result, np.ones((8, 5, 5), np.float32)))
     assert not np.array_equal(page, steps)
+
+
+def test_the_chart_shows_what_was_measured_whatever_filter_is_drawn(clip_result):
+    plain, filtered = (draw_encoder_result(clip_result, drawing) for drawing in (Drawing(), Drawing(denoise="median")))
+    assert not np.array_equal(plain.headline[0].values, filtered.headline[0].values)
+    assert np.array_equal(plain.timeline(), filtered.timeline())
 
 
 @pytest.mark.parametrize("clip", ["imageio_newtonscradle.gif", "tennis_frames", "derived_bikes_vfr.mp4"])

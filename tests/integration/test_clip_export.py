@@ -23,6 +23,7 @@ from qvl_attn.attribution.heatmap import percentile_scale
 from qvl_attn.core.errors import StoreError
 from qvl_attn.core.types import HeatMap, Scale
 from qvl_attn.media.mp4 import write_mp4
+from qvl_attn.render import lettering
 from qvl_attn.render.video_frame import FrameOverlay, FrameRenderer
 from qvl_attn.results.timeline import HEADLINE_COLOR
 from qvl_attn.vqa.timeline import GROUP_COLORS, draw_timeline, lines
@@ -112,6 +113,22 @@ def test_the_picture_says_which_map_it_shows():
     sampled, between = draw_grey(plain, 1.0, sampled=True), draw_grey(plain, 1.0, sampled=False)
     assert not np.array_equal(sampled[400:], between[400:]), "the text below differs"
     assert np.array_equal(sampled[:400], between[:400])
+
+
+def test_filters_are_named_beneath_the_frame(monkeypatch):
+    texts = []
+    wrap = lettering.wrap
+    monkeypatch.setattr(
+        lettering, "wrap", lambda text, *args, **kwargs: texts.append(text) or wrap(text, *args, **kwargs)
+    )
+    draw_grey(make_renderer(Drawing(draw_size_px=0)), 0.0, sampled=True)
+    assert not any("filter" in text for text in texts)
+    named = make_renderer(Drawing(draw_size_px=0, denoise="median", blur_cells=1.5))
+    draw_grey(named, 0.0, sampled=True)
+    assert (
+        texts.count("after the filter median (3x3 cells) · after a blur (sigma 1.5 in cells)") == 2
+    )  # measured, drawn
+    assert named.size_px[1] > make_renderer(Drawing(draw_size_px=0)).size_px[1], "a line more"
 
 
 def test_the_time_is_written(monkeypatch):

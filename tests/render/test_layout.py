@@ -194,6 +194,15 @@ def test_every_panel_of_a_sheet_shows_its_numbers(drawn_lines):
         assert drawn_lines.count(text) == 1
 
 
+def test_a_sheet_names_the_filters_after_its_titles(drawn_lines):
+    panels = [random_panel()] * 4
+    sheet([GREY_PICTURE], panels, title_lines=["title", "a line"], drawing=Drawing())
+    assert not any("filter" in line or "blur" in line for line in drawn_lines)
+    sheet([GREY_PICTURE], panels, title_lines=["title", "a line"], drawing=Drawing(denoise="median", blur_cells=2))
+    place = drawn_lines.index("after the filter median (3x3 cells) · after a blur (sigma 2 in cells)")
+    assert drawn_lines[place - 1] == "a line"
+
+
 def test_panels_are_drawn_each_on_its_own_scale():
     values = np.full((6, 8), 0.005)
     panels = [Panel("", (heat_map(values, scale=Scale(0, high)),)) for high in (0.005, 1)]
