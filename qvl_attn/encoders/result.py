@@ -61,9 +61,6 @@ class EncoderResult(EncoderRecord, StoredResult):
         rows = None if self.patch_rows is None else self.patch_rows.astype(GRID_DTYPE).astype(np.float32)
         return replace(self, patch_rows=rows)
 
-    def _grid_sizes(self) -> list[tuple[int, int, int]]:
-        return [self.attention.grid]
-
     def _arrays(self) -> dict[str, np.ndarray]:
         return encoder_arrays(self)
 

@@ -160,7 +160,7 @@ class Figures:
             heads: whether it is a sheet of heads, not of layers.
         """
         described = self.maps.describe(self.maps.headline)
-        return [*filter(None, (described.title, described.answer)), f"{query} · {what}", *described.lines]
+        return [described.title, f"{query} · {what}", *described.lines]
 
     def layer_description(self, selection: MapSelection, *, is_shared: bool) -> Description:
         """Return the texts around the large map of one layer."""

@@ -247,7 +247,7 @@ class StoredResult(Record, ABC):
         common = {
             "kind": self.kinds[0 if self.settings.clip is None else -1],
             "media": tuple(
-                media_json(medium, size) for medium, size in zip(self.media, self._grid_sizes(), strict=True)
+                media_json(medium, grid.grid_thw) for medium, grid in zip(self.media, self._maps().grids, strict=True)
             ),
             "settings": self.settings,
             "provenance": self.provenance,
@@ -257,10 +257,6 @@ class StoredResult(Record, ABC):
             "files": tuple(sorted(files)),
         }
         return asdict(self._as_json(drawn, **common))
-
-    @abstractmethod
-    def _grid_sizes(self) -> Sequence[tuple[int, int, int]]:
-        """Return steps, rows and columns of patches of each picture, or of the clip."""
 
     @abstractmethod
     def _as_json(self, drawn: Sequence[HeatMap], **common: Any) -> ResultJson:

@@ -68,9 +68,6 @@ class Result(VqaRecord, StoredResult):
         """Return the result's part of a page; see `page_data.Paged`."""
         return question_page_part(self, notes, payload)
 
-    def _grid_sizes(self) -> list[tuple[int, int, int]]:
-        return [grid.grid_thw for grid in self.capture.grids]
-
     def _arrays(self) -> dict[str, np.ndarray]:
         return question_arrays(self)
 

@@ -31,7 +31,10 @@ function drawFoot() {
 }
 
 /** How the attention was computed, or the family of the encoder. */
-const madeBy = ({ made, kind }) => made.attention ?? made.family ?? kind;
+const madeBy = ({ made }) => {
+  const by = made.attention ?? made.family;
+  return by ? t("made_by", by) : "";
+};
 
 /** Draw groups of buttons again; the focus stays on the same button of the same group. */
 function keepFocus(redraw) {
