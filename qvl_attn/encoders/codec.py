@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvl_attn.core.typed_json import Count, Finite, LayerOrHead, decoded
-from qvl_attn.core.types import TokenGrid
 from qvl_attn.encoders.attention import EncoderAttention, Over, join_heads
+from qvl_attn.encoders.maps import EncoderMaps
 from qvl_attn.encoders.record import EncoderProvenance, EncoderRecord, EncoderSettings, PatchEmbedding, SaliencyMap
 from qvl_attn.encoders.statistics import describe_statistics, statistics_of
 from qvl_attn.results.codec import Arrays, ResultJson, grid_sizes, shared_arrays
@@ -110,7 +110,7 @@ def encoder_arrays(record: EncoderRecord) -> Arrays:
         zip((query for query in queries if query.startswith("at_")), attention.query_patches.tolist(), strict=True)
     )
     arrays = shared_arrays(
-        [encoder_grid(record)],
+        EncoderMaps(record).grids,
         weights=by_head.mean(axis=1, dtype=np.float32),
         weights_by_head=np.ascontiguousarray(by_head),
         layers=np.arange(attention.layer_count, dtype=np.int64),
@@ -142,20 +142,6 @@ def encoder_arrays(record: EncoderRecord) -> Arrays:
         optional |= {f"space_{name}": getattr(record.embedding, name) for name in SPACE}
     optional |= {f"saliency_{i}": saliency.values for i, saliency in enumerate(record.saliency)}
     return arrays | {name: values for name, values in optional.items() if values is not None}
-
-
-def encoder_grid(record: EncoderRecord) -> TokenGrid:
-    """Return the patches as the cells of a grid."""
-    attention, media = record.attention, record.media[0]
-    indices = np.array(media.clip.frame_indices if media.clip else [0], dtype=np.int64)
-    return TokenGrid(
-        grid_thw=attention.grid,
-        merge_size=1,
-        start=len(attention.prefix),
-        boxes_px=attention.boxes_px,
-        frame_span=indices[record.frames],
-        times_s=media.times_s[record.frames],
-    )
 
 
 SPACE = ("layers", "components", "explained", "tsne", "tsne_patches")
