@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 from qvl_attn.core.typed_json import Count, Finite, LayerOrHead, decoded
 from qvl_attn.encoders.attention import EncoderAttention, Over, join_heads
 from qvl_attn.encoders.maps import EncoderMaps
-from qvl_attn.encoders.record import EncoderProvenance, EncoderRecord, EncoderSettings, PatchEmbedding, SaliencyMap
+from qvl_attn.encoders.record import (
+    EncoderProvenance,
+    EncoderRecord,
+    EncoderSettings,
+    PatchEmbedding,
+    SaliencyMap,
+    SaliencyMethod,
+)
 from qvl_attn.encoders.statistics import describe_statistics, statistics_of
 from qvl_attn.results.codec import Arrays, ResultJson, grid_sizes, shared_arrays
 
@@ -70,7 +77,7 @@ class StatisticJson:
 class SaliencyJson:
     """A saliency map, whose values are in `attention.npz`."""
 
-    method: str
+    method: SaliencyMethod
     target: str
     score: Finite
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ class EncoderProvenance(Provenance):
 
 OVER = ("mean", "max", "min")
 EMBEDDINGS = ("pca", "tsne")
+SaliencyMethod = Literal["gradcam", "attention_gradient"]
 
 
 class EncoderFolderOptions(TypedDict, total=False):
@@ -154,7 +155,7 @@ class SaliencyMap:
         values: (t, h, w) float32, not negative; all zero if no patch raises the score.
     """
 
-    method: str
+    method: SaliencyMethod
     target: str
     score: float
     values: FloatArray

@@ -47,7 +47,7 @@ from qvl_attn.core.errors import InputError
 from qvl_attn.core.text import argument
 from qvl_attn.encoders.capture import encoder_of, forward_kwargs, in_chunks, layers_of
 from qvl_attn.encoders.inputs import Inputs
-from qvl_attn.encoders.record import EncoderSettings, SaliencyMap
+from qvl_attn.encoders.record import EncoderSettings, SaliencyMap, SaliencyMethod
 from qvl_attn.encoders.spec import QWEN, EncoderSpec
 from qvl_attn.model.capture import attention_rows, keep_encoder_states
 from qvl_attn.model.probe import Flow, check_finite
@@ -174,7 +174,7 @@ def _control_tokens(tokenizer: Any) -> list[str]:
     return sorted(token for token in {*special, *tokenizer.all_special_tokens} if len(token) > 1)
 
 
-METHODS = ("gradcam", "attention_gradient")
+METHODS: tuple[SaliencyMethod, ...] = ("gradcam", "attention_gradient")
 # Which tokens of the last layer's output a model's head reads.
 HEAD_READS: Mapping[str, tuple[str, ...]] = {
     "ViTForImageClassification": ("cls",),

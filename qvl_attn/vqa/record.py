@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Annotated
+
+from msgspec import Meta
 
 from qvl_attn.attribution.faithfulness import Curves
 from qvl_attn.attribution.heatmap import heat_maps
@@ -18,7 +21,8 @@ from qvl_attn.core.options import with_types
 from qvl_attn.core.types import Capture, HeatMap, IntArray, Scale
 from qvl_attn.results.record import Provenance, Record
 
-MAX_LAYERS = 4096
+# More than any model has; lists are made of as many.
+_LayerCount = Annotated[int, Meta(ge=1, le=4096)]
 
 
 @dataclass(frozen=True)
@@ -26,17 +30,13 @@ class VqaProvenance(Provenance):
     """Versions, model and settings behind an answer and its maps."""
 
     attention: str
-    layer_count: int
-    head_count: int
+    layer_count: _LayerCount
+    head_count: _LayerCount
     generation: dict[str, float | int | bool]
     processor_size: dict[str, int]
     attention_reason: str = ""
     batch: int = 1
     shared_pictures: bool = False
-
-    def __post_init__(self) -> None:
-        if not (0 < self.layer_count <= MAX_LAYERS and 0 < self.head_count <= MAX_LAYERS):
-            raise ValueError(f"{self.layer_count} layers of {self.head_count} heads")
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)

@@ -567,6 +567,14 @@ def test_json_that_is_not_a_result_is_refused(damaged, text):
     load_error(folder)
 
 
+def test_a_method_of_saliency_that_names_a_path_is_refused(damaged):
+    """It is a part of a picture's name."""
+    folder, value = damaged(), json_of(saved("clip"))
+    value["saliency"][1]["method"] = "x/../../../y"
+    (folder / "result.json").write_text(json.dumps(value))
+    assert "result.saliency[1].method: invalid enum value" in load_error(folder).message
+
+
 def test_infinite_numbers_are_refused(damaged):
     folder = damaged()
     text = (folder / "result.json").read_text(encoding="utf-8")

@@ -62,7 +62,7 @@ FIELDS = [
     ("ask", "tokens.2.role", "x", "result.tokens[2]: role 'x'"),
     ("ask", "tokens.2.span", [0], "result.tokens[2].span: expected array of length 2"),
     ("ask", "seconds.load", None, "result.seconds[...]: expected float, got null"),
-    ("ask", "provenance.head_count", 10**9, "result.provenance: "),
+    ("ask", "provenance.head_count", 10**9, "result.provenance.head_count: expected int <= 4096"),
     ("ask", "settings.seed", 1.5, "settings.seed: expected int, got float"),
     ("ask", "settings.colour", "red", "settings.colour: unknown"),
     ("encoder", "settings.seed", 1.5, "settings.seed: expected int, got float"),

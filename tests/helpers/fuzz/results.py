@@ -55,7 +55,12 @@ def try_one(rng: random.Random, folder: Path) -> None:
         (folder / rng.choice(names)).unlink()
     drawing = Drawing(draw_size_px=64)
     result = read_saved(folder)
-    result._drawn(drawing).overlay()
+    drawn = result._figures(drawing)
+    drawn.overlay()
+    rng.choice([picture for _, picture in drawn.images()])()
+    if result.is_clip:
+        drawn.timeline()
+        drawn.frame_overlay()
     over, query = rng.choice(("mean", "max", "min")), rng.choice(("question", "last", "answer"))
     redrawn(result, **({"over": over, "layer": 0} if kind == "encoder" else {"query": query}))
     make_report(folder)
