@@ -15,7 +15,7 @@ from qvl_attn.attribution.heatmap import percentile_scale
 from qvl_attn.core.types import FloatArray, IntArray, Media
 from qvl_attn.media.resize import Picture, resize_picture
 from qvl_attn.render.html.page import Still, page_html
-from qvl_attn.render.html.payload import MAX_PICTURE_PX, LeftOut, Payload, coarse, drawn_px_of, jpeg
+from qvl_attn.render.html.payload import MAX_PICTURE_PX, MAX_VALUES, LeftOut, Payload, coarse, drawn_px_of, jpeg
 from qvl_attn.results.codec import base_name
 from qvl_attn.results.record import MapSelection, MapSource, Provenance, Record
 
@@ -282,11 +282,14 @@ def maps_page_part(
         kind: the kind whose own parts and texts the page draws besides.
     """
     shapes = [grid.shape for grid in source.grids]
-    sheets = [list(source.layer_maps(query).values()) for query in source.queries]
+    size = (len(source.layer_maps(source.queries[0])) + 1) * sum(grid.cells for grid in source.grids)
+    count = max(MAX_VALUES // size, 1)
+    queries = source.queries[:count]
+    sheets = [list(source.layer_maps(query).values()) for query in queries]
     # One map of every query in a block: the headline's selection, then each layer.
     selections = [("layer", of_queries) for of_queries in zip(*sheets, strict=True)]
     if source.headline not in sheets[0]:
-        of_headline = tuple(replace(source.headline, query=query) for query in source.queries)
+        of_headline = tuple(replace(source.headline, query=query) for query in queries)
         selections.insert(0, ("headline", of_headline))
     layers = sorted({layer for _, (first, *_) in selections for layer in first.layers})
 
@@ -294,7 +297,7 @@ def maps_page_part(
         record,
         kind,
         title,
-        rows=[{"kind": "", "text": query} for query in source.queries],
+        rows=[{"kind": "", "text": query} for query in queries],
         maps=[
             map_data(
                 "attention",
@@ -316,7 +319,7 @@ def maps_page_part(
         head_count=0,
         made=(),
         notes=notes,
-        left_out=[],
+        left_out=[["query", query] for query in source.queries[count:]],
     )
     return PagePart(data, title)
 

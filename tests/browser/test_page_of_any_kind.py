@@ -11,7 +11,7 @@ from qvl_attn.attribution.heatmap import percentile_scale
 from qvl_attn.core.types import HeatMap, Media
 from qvl_attn.model.token_grid import picture_grid
 from qvl_attn.results.page_data import maps_page_part, results_html
-from qvl_attn.results.record import Description, MapSelection, Provenance, Record
+from qvl_attn.results.record import MapSelection, Provenance, Record
 from tests.browser.test_encoder_page import point_at
 from tests.helpers.pages import (
     assert_painted,
@@ -35,9 +35,11 @@ class Maps:
     """A map source with made-up values."""
 
     grids = (picture_grid((1, 10, 14), 2, 1, (140, 100)),)
-    layers = (0, 1, 2)
     queries = ("left eye", "右眼")
     headline = MapSelection("left eye", (1, 2))
+
+    def layer_maps(self, query: str) -> dict[str, MapSelection]:
+        return {f"layer {layer}": MapSelection(query, (layer,)) for layer in range(3)}
 
     def heat_map(self, selection: MapSelection) -> tuple[HeatMap, ...]:
         values = VALUES[self.queries.index(selection.query), list(selection.layers)].mean(axis=0)
@@ -55,9 +57,6 @@ class Maps:
                 scale=percentile_scale([values]),
             ),
         )
-
-    def describe(self, selection: MapSelection) -> Description:
-        return Description("", "", "", ())
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -121,6 +120,13 @@ def test_a_kind_that_the_page_does_not_know_has_everything_that_is_no_kinds_own(
     assert panel_caption(page) == "第 2 层 （共 0-2） · 右眼"
     assert page.locator("#made").inner_text().startswith("由 qvl-attn 1 生成；模型 eyes")
     assert saved_view(page)[1] == "qvl-attn-where-eyes-went.png"
+
+
+def test_queries_that_do_not_fit_are_left_out_and_listed(open_results, monkeypatch):
+    monkeypatch.setattr("qvl_attn.results.page_data.MAX_VALUES", 2 * 4 * 35 - 1)
+    page = open_results(gaze())
+    assert page.locator("#queries button").all_inner_texts() == ["left eye"]
+    assert page.locator("#notes li").first.inner_text() == "Left out: 右眼."
 
 
 def test_results_of_several_kinds_stand_side_by_side(open_results, results, encoder_results):
