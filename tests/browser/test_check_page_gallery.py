@@ -243,6 +243,7 @@ def test_opacity_is_that_of_the_slider(open_check_page, finished_check):
         page.wait(
             f"([row, value]) => getComputedStyle({CARD}(row).querySelector('canvas')).opacity === value", [row, value]
         )
+        assert page.text("#alpha-value") == {"0.8": "80 %", "0": "0.0 %", "1": "100 %"}[value]
 
 
 def test_clips_show_their_steps(open_check_page, finished_check):

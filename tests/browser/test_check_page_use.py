@@ -130,6 +130,7 @@ def test_both_languages_have_all_texts(open_check_page, finished_check):
         if language == "zh":
             assert page.text("#count").startswith("24 / 24 个样本符合")
             assert page.page.locator("#order").inner_text() == "升序"
+            assert "数据集顺序" in page.page.locator("#sort option").all_text_contents()
             assert "第" in page.page.get_attribute("#heads td", "aria-label")
         page.page.click("#language")
     same = {key for key in everything["en"] if everything["en"][key] == everything["zh"][key]}
