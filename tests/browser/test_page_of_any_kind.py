@@ -118,7 +118,9 @@ def test_a_kind_that_the_page_does_not_know_has_everything_that_is_no_kinds_own(
     page.locator("#language").click()
     wait_until_drawn(page)
     assert panel_caption(page) == "第 2 层 （共 0-2） · 右眼"
-    assert page.locator("#made").inner_text().startswith("由 qvl-attn 1 生成；模型 eyes")
+    made = page.locator("#made").inner_text()
+    assert made.startswith("由 qvl-attn 1 生成；模型 eyes")
+    assert "，，" not in made, "a kind may have neither a way of attention nor a family"
     assert saved_view(page)[1] == "qvl-attn-where-eyes-went.png"
 
 

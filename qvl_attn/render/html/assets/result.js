@@ -30,11 +30,8 @@ function drawFoot() {
   );
 }
 
-/** How the attention was computed, or the family of the encoder. */
-const madeBy = ({ made }) => {
-  const by = made.attention ?? made.family;
-  return by ? t("made_by", by) : "";
-};
+/** How the attention was computed, or the family of the encoder; empty for a kind with neither. */
+const madeBy = ({ made }) => made.attention ?? made.family ?? "";
 
 /** Draw groups of buttons again; the focus stays on the same button of the same group. */
 function keepFocus(redraw) {

@@ -41,7 +41,7 @@ async function panelCanvas(panel, section, width) {
     section.querySelector(".ends").textContent,
     section.querySelector(".share").textContent,
     ...(result.clip ? [describeFrame(result)] : []),
-    [result.made.model, madeBy(result), result.made.dtype].join(" · "),
+    [result.made.model, madeBy(result), result.made.dtype].filter(Boolean).join(" · "),
   ].map((text) => [text, 17, "#5a5f69"]);
   const layOut = (lines) =>
     lines.flatMap(([text, size, color]) => {
