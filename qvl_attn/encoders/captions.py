@@ -11,7 +11,7 @@ from PIL import Image
 from qvl_attn.core.text import percent, pluralize
 from qvl_attn.encoders.attention import EncoderAttention, Over
 from qvl_attn.encoders.record import EncoderRecord
-from qvl_attn.encoders.statistics import window_cells
+from qvl_attn.encoders.statistics import window_shapes
 from qvl_attn.media.resize import Picture
 
 OVER_WORDS = {"mean": "mean of", "max": "maximum over", "min": "minimum over"}
@@ -73,9 +73,9 @@ def describe_window(attention: EncoderAttention) -> str:
 
 def largest_window(attention: EncoderAttention) -> tuple[int, int]:
     """Return the (columns, rows) of patches of the largest window."""
-    w = attention.grid[2]
-    shapes = [(len({*(cells % w).tolist()}), len({*(cells // w).tolist()})) for cells in window_cells(attention)]
-    return max(shapes, key=lambda shape: shape[0] * shape[1])
+    shapes = window_shapes(attention)
+    columns, rows = shapes[shapes.prod(axis=1).argmax()].tolist()
+    return columns, rows
 
 
 def describe_share(attention: EncoderAttention, query: str, layer: int, over: Over) -> str:

@@ -70,13 +70,14 @@ class EncoderMaps:
 
     def layer_maps(self, query: str) -> Mapping[str, MapSelection]:
         """Return the maps of all layers, heads joined as the settings say; labels have the share on patches."""
-        selections = [self._of_layer(query, layer) for layer in range(self.attention.layer_count)]
-        return {self.describe(selection).label: selection for selection in selections}
+        return {
+            self._layer_label(query, layer): self._of_layer(query, layer) for layer in range(self.attention.layer_count)
+        }
 
     def head_maps(self, query: str) -> Mapping[str, MapSelection]:
         """Return the maps of each head of one layer, and of their mean, maximum and minimum."""
         layer = self.record.head_layer
-        shares = self.attention.patch_share(query)[layer]
+        shares = self._shares[query][layer]
         maps = {
             f"head {head}{self._share(share)}": MapSelection(query, (layer,), ((layer, head),))
             for head, share in enumerate(shares)
@@ -109,9 +110,8 @@ class EncoderMaps:
     def describe(self, selection: MapSelection) -> Description:
         """Return the texts around the map of a layer."""
         attention, query, (layer,) = self.attention, selection.query, selection.layers
-        shares = attention.patch_share(query)[layer]
         return Description(
-            label=f"{layer_name(attention, layer)}{self._share(shares.mean())}",
+            label=self._layer_label(query, layer),
             title=map_title(self.record, query, layer),
             answer=describe_share(attention, query, layer, selection.over),
             lines=tuple(foot_lines(self.record, query, layer)),
@@ -125,8 +125,16 @@ class EncoderMaps:
         """Return that region of the picture, or of the first frame of a step: (H, W, 3) uint8 RGB."""
         return visible_picture(self.record, step, size_px)
 
+    @cached_property
+    def _shares(self) -> dict[str, FloatArray]:
+        """(L, H) share of each query's attention that is on patches."""
+        return {query: self.attention.patch_share(query) for query in self.queries}
+
     def _of_layer(self, query: str, layer: int) -> MapSelection:
         return MapSelection(query, (layer,), over=self.record.settings.over)
+
+    def _layer_label(self, query: str, layer: int) -> str:
+        return f"{layer_name(self.attention, layer)}{self._share(self._shares[query][layer].mean())}"
 
     def _values(self, selection: MapSelection) -> FloatArray:
         (layer,) = selection.layers

@@ -89,15 +89,26 @@ def window_cells(attention: EncoderAttention) -> list[NDArray[np.int64]]:
     return [np.flatnonzero(numbers == number) for number in np.unique(numbers)]
 
 
+def window_shapes(attention: EncoderAttention) -> NDArray[np.int64]:
+    """Return the (columns, rows) of patches of each window; without windows, of the picture: (W, 2)."""
+    _, h, w = attention.grid
+    numbers = np.zeros(h * w, dtype=np.int64) if attention.window is None else attention.window
+    number, places = np.unique(numbers, return_inverse=True)[1], np.arange(h * w)
+    columns, rows = (
+        np.bincount(np.unique(number * side + place) // side) for side, place in ((w, places % w), (h, places // w))
+    )
+    return np.stack([columns, rows], axis=1)
+
+
 def _by_kind(attention: EncoderAttention, full: float, windowed: float) -> Floats:
     return np.where(attention.full, full, windowed)
 
 
 def _chance_distance_px(attention: EncoderAttention) -> Floats:
     _, h, w = attention.grid
-    shapes = [(len({*(cells // w).tolist()}), len({*(cells % w).tolist()})) for cells in window_cells(attention)]
-    weights = np.array([rows * columns for rows, columns in shapes])
-    windowed = np.array([_mean_distance(rows, columns) for rows, columns in shapes]) @ weights / weights.sum()
+    shapes = window_shapes(attention)
+    weights = shapes.prod(axis=1)
+    windowed = np.array([_mean_distance(rows, columns) for columns, rows in shapes.tolist()]) @ weights / weights.sum()
     return _by_kind(attention, attention.patch_px * _mean_distance(h, w), attention.patch_px * windowed)
 
 

@@ -130,9 +130,9 @@ class Figures:
             yield f"{folder}{name}.png", partial(self.draw_sheet, panels, lines)
         is_shared = self.drawing.scale == "shared"
         for panel in shared if is_shared else own:
-            (layer,) = selections[panel.label].layers
-            described = self.layer_description(selections[panel.label], is_shared=is_shared)
-            yield f"{folder}layers/layer_{layer:02d}.png", partial(self.draw_large, panel, described)
+            selection = selections[panel.label]
+            draw = partial(self.draw_layer, panel, selection, is_shared=is_shared)
+            yield f"{folder}layers/layer_{selection.layers[0]:02d}.png", draw
 
     def head_sheets(self, query: str) -> NamedPictures:
         """Yield the sheets of heads of a query; nothing if single heads are not recorded."""
@@ -161,6 +161,10 @@ class Figures:
         """
         described = self.maps.describe(self.maps.headline)
         return [described.title, f"{query} · {what}", *described.lines]
+
+    def draw_layer(self, panel: Panel, selection: MapSelection, *, is_shared: bool) -> Picture:
+        """Draw the map of one layer, large, on its own scale or on that of all layers: (H, W, 3) uint8 RGB."""
+        return self.draw_large(panel, self.layer_description(selection, is_shared=is_shared))
 
     def layer_description(self, selection: MapSelection, *, is_shared: bool) -> Description:
         """Return the texts around the large map of one layer."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from qvl_attn.render.style import Drawing
 from qvl_attn.render.video_frame import FrameOverlay
 from qvl_attn.results.figures import Figures, NamedPictures, draw_large, font_notes, media_notes
 from qvl_attn.results.record import Description, MapSelection
-from qvl_attn.vqa.captions import describe_answer, describe_sheets, headline_caption, headline_heads_text
+from qvl_attn.vqa.captions import describe_answer, headline_caption, headline_heads_text
 from qvl_attn.vqa.maps import QuestionMaps
 from qvl_attn.vqa.record import VqaRecord
 
@@ -71,25 +71,13 @@ class QuestionFigures(Figures):
 
     def sheet_lines(self, query: str, what: str, *, heads: bool = False) -> list[str]:
         """Return the lines above a sheet of layers."""
-        return [*self._title(), f"{self._sheets} · {what}"]
+        return [*self._title(), f"{self.maps.sheets} · {what}"]
 
     def layer_description(self, selection: MapSelection, *, is_shared: bool) -> Description:
         """Return the texts around the large map of one layer."""
-        described, scale = (
-            self.maps.describe_layer(selection),
-            "scale shared by all layers" if is_shared else "own scale",
-        )
+        described = self.maps.describe_layer(selection)
+        scale = "scale shared by all layers" if is_shared else "own scale"
         return replace(described, lines=(f"{described.lines[0]} · {scale}",))
-
-    @cached_property
-    def _plain(self) -> HeatMap:
-        """The headline map of the plain attention."""
-        result = self.maps.record
-        return result.plain_maps()[0] if result.methods else self.headline[0]
-
-    @cached_property
-    def _sheets(self) -> str:
-        return describe_sheets(self.maps.record, self._plain)
 
     def _title(self) -> list[str]:
         result = self.maps.record
@@ -116,7 +104,7 @@ class QuestionFigures(Figures):
         if self.drawing.scale == "shared":
             words = on_one_scale(words)
         cap = f" · the first {len(words)} of {count} words" if len(words) < count else ""
-        layers, heads = describe_layers(self._plain.layers), headline_heads_text(result)
+        layers, heads = describe_layers(self.maps.plain.layers), headline_heads_text(result)
         answered = ", and what produced each word of the answer" if result.mapped_answer and produced else ""
         method = "plain attention, whatever the method: " if result.methods else ""
         title = f"{method}each word of the question{answered} · {layers}, {heads}{cap}"
@@ -147,7 +135,7 @@ class QuestionFigures(Figures):
             label = f"answer token {i + 1} of {len(produced)}: “{text.strip()}”"
             maps = self._maps(np.array([row]), label)
             if maps:
-                lines = (describe_layers(self._plain.layers),)
+                lines = (describe_layers(self.maps.plain.layers),)
                 described = Description(label, result.question, describe_answer(result), lines)
                 draw = partial(self.draw_large, Panel(label, maps), described)
                 yield f"answer/{i + 1:02d}_{slug(text, 24)}.png", draw

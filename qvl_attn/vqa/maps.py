@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -47,6 +48,20 @@ class QuestionMaps:
         """The query of the headline."""
         return (str(self.record.selection.query),)
 
+    @cached_property
+    def _drawn(self) -> HeatMap:
+        return self.record.heatmaps()[0]
+
+    @cached_property
+    def plain(self) -> HeatMap:
+        """The headline's map of the plain attention on the first picture."""
+        return self.record.plain_maps()[0] if self.record.methods else self._drawn
+
+    @cached_property
+    def sheets(self) -> str:
+        """What the sheets of layers show, as text."""
+        return describe_sheets(self.record, self.plain)
+
     def layer_maps(self, query: str) -> Mapping[str, MapSelection]:
         """Return the maps of single layers: of the first method if it has them, else of plain attention.
 
@@ -84,15 +99,13 @@ class QuestionMaps:
         """Return the texts around a map."""
         if selection != self.headline:
             return self.describe_layer(selection)
-        lines = headline_caption(self.record, self.record.heatmaps()[0])
+        lines = headline_caption(self.record, self._drawn)
         return Description("", self.record.question, describe_answer(self.record), tuple(lines))
 
     def describe_layer(self, selection: MapSelection) -> Description:
         """Return the texts around the map of one layer, which may be the headline's only layer."""
-        record, label = self.record, _label(selection)
-        plain = record.plain_maps()[0] if record.methods else record.heatmaps()[0]
-        line = f"{label} · {describe_sheets(record, plain)}"
-        return Description(label, record.question, describe_answer(record), (line,))
+        label = _label(selection)
+        return Description(label, self.record.question, describe_answer(self.record), (f"{label} · {self.sheets}",))
 
     def size_px(self, index: int) -> tuple[int, int]:
         """Return (width, height) of a picture: the model sees all of it."""
