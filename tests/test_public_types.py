@@ -31,6 +31,12 @@ NOT_EXPORTED = {
     "IntArray": "numpy's NDArray[np.int64]",
     "Pairs": "tuples of (layer, head)",
     "Over": "the texts mean, max and min",
+    "SaliencyMethod": "the texts gradcam and attention_gradient",
+    "Count": "a whole number from 0",
+    "_LayerCount": "a whole number from 1",
+    "Finite": "a float that is finite",
+    "Number": "a float that is finite, or None",
+    "ResultJson": "the fields of result.json; they are read by `load`",
 }
 
 
