@@ -31,6 +31,6 @@ const kindOf = (result) => KINDS[result.kind] ?? { sections: {} };
 function drawSections() {
   const { sections } = kindOf(resultOf(active()));
   for (const element of $$("[data-section]")) element.hidden = !(element.dataset.section in sections);
-  for (const word of $$(".word")) word.style.removeProperty("--look");
+  for (const word of $$(".word")) word.style.removeProperty("--attention");
   for (const draw of Object.values(sections)) draw();
 }

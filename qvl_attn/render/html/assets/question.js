@@ -75,7 +75,7 @@ function drawAttendingWords() {
   );
   if (selected.panel === state.active) {
     for (const word of words)
-      $$(`.word[data-row="${word.number}"]`)[0]?.style.setProperty("--look", word.multiple / highest);
+      $$(`.word[data-row="${word.number}"]`)[0]?.style.setProperty("--attention", word.multiple / highest);
   }
 }
 
