@@ -46,10 +46,10 @@ def page_steps(attention: EncoderAttention, left_out: LeftOut) -> list[int]:
 
 
 class _Room:
-    """How many more maps fit into a page."""
+    """How many more maps fit into a page: at least so many, whatever their size."""
 
-    def __init__(self, cells: int) -> None:
-        self.left = MAX_VALUES // cells
+    def __init__(self, cells: int, least: int) -> None:
+        self.left = max(MAX_VALUES // cells, least)
 
     def take(self, maps: int) -> bool:
         """Take the room of some maps, if it is there."""
@@ -124,9 +124,13 @@ class _Maps:
 
     def all(self) -> list[dict[str, Any]]:
         """Return the page data of all maps that fit."""
-        record, attention, room = self.record, self.record.attention, _Room(len(self.cells))
+        record, attention, room = (
+            self.record,
+            self.record.attention,
+            _Room(len(self.cells), self.record.attention.layer_count),
+        )
         for name in attention.queries:
-            if room.take(attention.layer_count) or not self.queries:
+            if room.take(attention.layer_count):
                 self.queries.append(name)
             else:
                 self.left_out.append(["query", name])
@@ -156,8 +160,9 @@ class _Maps:
         """Pack the attention of the first queries, heads joined; of the mean, that of single patches too."""
         places = self.places if over == "mean" else None
         name = "attention" if over == "mean" else f"heads_{over}"
-        packed = self._pack("attention", name, self._layers(over, count, places or []), known_rows=count)
-        return {**packed, "is_attention": over == "mean", "start": self.record.head_layer}
+        layers = self._layers(over, count, places or [])
+        packed = self._pack("attention", name, layers, known_rows=count, mass=over == "mean")
+        return {**packed, "start": self.record.head_layer}
 
     def _layers(self, over: Over, count: int, places: Sequence[int]) -> Iterator[tuple[dict[str, Any], FloatArray]]:
         attention, rows = self.record.attention, self.record.patch_rows
@@ -172,8 +177,9 @@ class _Maps:
                 "layers": [layer],
                 "heads": "all" if over == "mean" else over,
                 "tokens": [round(1 / uniform) for uniform in tokens],
-                "mass": [float(values.sum(dtype=np.float64)) / attention.grid[0] for values in joined],
             }
+            if over == "mean":
+                entry["mass"] = [float(values.sum(dtype=np.float64)) / attention.grid[0] for values in joined]
             if attention.window is not None:
                 entry["whole"] = bool(attention.full[layer])
             yield entry, np.stack([*joined, *singles])

@@ -137,7 +137,7 @@ def test_a_selected_cell_lists_the_words_that_attend_to_it(open_page, results, n
             assert share == pytest.approx(multiple / want[0][1], rel=2e-3)
         shades = page.locator(".word").evaluate_all(
             "(all) => Object.fromEntries(all.map("
-            "(word) => [word.textContent.trim(), Number(word.style.getPropertyValue('--look'))]))"
+            "(word) => [word.textContent.trim(), Number(word.style.getPropertyValue('--attention'))]))"
         )
         assert max(shades, key=shades.get) == want[0][0]
         assert shades[want[-1][0]] == pytest.approx(want[-1][1] / want[0][1], rel=2e-3)
@@ -153,7 +153,7 @@ def test_a_selected_cell_lists_the_words_that_attend_to_it(open_page, results, n
     assert page.locator("svg rect.kept").count() == page.locator("#attending li").count() == 0, (
         "a second click clears the selection"
     )
-    assert page.locator(".word[style*='--look']").count() == 0
+    assert page.locator(".word[style*='--attention']").count() == 0
 
 
 def test_the_ten_strongest_cells_as_a_table(open_page, results):

@@ -198,6 +198,9 @@ def test_an_encoder_plays_its_layers_and_frames_and_shows_its_shares(open_encode
     mass = [attention.map("cls", layer).sum() / 3 for layer in range(3)]
     titles = page.locator("#shares rect.area title").all_text_contents()
     assert [float(text.split()[2]) for text in titles] == pytest.approx([100 * share for share in mass], abs=0.51)
+    set_control(page, "map", 1)
+    assert page.locator("#shares").is_hidden(), "a maximum over the heads is no share"
+    set_control(page, "map", 0)
     page.locator("#shares rect.area").nth(1).click()
     wait_until_drawn(page)
     assert panel_caption(page).startswith("layer 1 of 0-2")
