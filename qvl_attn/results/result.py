@@ -75,7 +75,8 @@ class StoredResult(Record, ABC):
             StoreError: the folder cannot be written, or already exists.
         """
         drawing = drawing or Drawing()
-        threads = draw_threads(self.media, drawing)
+        maps = self._maps()
+        threads = draw_threads([maps.size_px(i) for i in range(len(maps.media))], drawing)
         target = self.folder(out, drawing)
         with cancelling(progress=progress) as (progress, _):
             return save_record(

@@ -19,7 +19,7 @@ import numpy as np
 from qvl_attn.core.errors import QvlAttnError, StoreError
 from qvl_attn.core.files import slug, whole_folder, write_json, write_npz, write_png, write_text
 from qvl_attn.core.runtime import Progress, Stages, no_progress
-from qvl_attn.core.types import Media, Source
+from qvl_attn.core.types import Source
 from qvl_attn.media.resize import Picture
 from qvl_attn.render.html.page import REPORT_FILE
 from qvl_attn.render.overlay import drawn_size_px
@@ -117,9 +117,14 @@ def _draw(path: Path, image: Callable[[], Picture]) -> None:
     write_png(path, image())
 
 
-def draw_threads(media: Sequence[Media], drawing: Drawing) -> int:
-    """Return how many pictures to draw at once: one per core, fewer if each takes much memory."""
-    pixels = sum(math.prod(drawn_size_px(picture.size_px, drawing)) for picture in media)
+def draw_threads(sizes_px: Sequence[tuple[int, int]], drawing: Drawing) -> int:
+    """Return how many pictures to draw at once: one per core, fewer if each takes much memory.
+
+    Args:
+        sizes_px: (width, height) of what is drawn of each picture, or of the clip: see `MapSource.size_px`.
+        drawing: how the result is drawn.
+    """
+    pixels = sum(math.prod(drawn_size_px(size_px, drawing)) for size_px in sizes_px)
     return max(1, min(os.cpu_count() or 1, MAX_PIXELS_AT_ONCE // pixels))
 
 

@@ -1,11 +1,14 @@
 """The pictures of an encoder's result, on results whose every number is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import transformers
 
 from qvl_attn.core.errors import CaptureError
 from qvl_attn.encoders import input_figures as input_figures_module
+from qvl_attn.encoders import maps as maps_module
 from qvl_attn.encoders.captions import (
     crop_and_resize,
     describe_layer,
@@ -36,6 +39,8 @@ from qvl_attn.render.layout import Panel, scale_line
 from qvl_attn.render.overlay import color_table
 from qvl_attn.render.style import Drawing
 from qvl_attn.results import figures as figures_module
+from qvl_attn.results import result as result_module
+from qvl_attn.results import store
 from tests.conftest import DEMO_PICTURES
 from tests.helpers.encoder_records import made_attention, made_clip, made_picture, made_record, random_attention
 
@@ -596,3 +601,18 @@ def test_the_visible_picture_is_the_crop_of_the_processor(name, kwargs, text):
     largest, mean = level_difference(visible_picture(result, 0, (56, 56))[inside], reconstruction[0][inside])
     assert mean < 1
     assert largest <= 4
+
+
+def test_what_the_encoder_sees_bounds_how_many_pictures_are_drawn_at_once(monkeypatch, tmp_path):
+    record = made_record()
+    width, height = maps_module.EncoderMaps(record).size_px(0)
+    larger = replace(
+        record, attention=replace(record.attention, boxes_px=2 * record.attention.boxes_px)
+    )  # black around
+    threads = []
+    monkeypatch.setattr(store, "MAX_PIXELS_AT_ONCE", 8 * width * height)
+    monkeypatch.setattr(store.os, "cpu_count", lambda: 16)
+    monkeypatch.setattr(result_module, "save_record", lambda *arguments, **_: threads.append(arguments[3]))
+    for saved in (record, larger):
+        saved.save(tmp_path, Drawing(draw_size_px=0))
+    assert threads == [8, 2]
