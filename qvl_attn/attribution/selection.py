@@ -299,6 +299,8 @@ def produced_words(capture: Capture, answer: str) -> Iterator[tuple[str, IntArra
 
 
 def question_words(capture: Capture, question: str) -> Iterator[tuple[str, IntArray]]:
-    """Yield each word of the question with the rows of its tokens in the capture."""
+    """Yield each word of the question with the rows of its tokens in the capture, which a damaged one may lack."""
     for word in words(capture.tokens, question, "question"):
-        yield word.text, np.flatnonzero(np.isin(capture.queries, word.positions))
+        rows = np.flatnonzero(np.isin(capture.queries, word.positions))
+        if len(rows):
+            yield word.text, rows

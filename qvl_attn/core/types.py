@@ -33,10 +33,8 @@ def _require_array(name: str, array: np.ndarray, dtype: type, shape: tuple[int |
     fits = array.ndim == len(shape) and all(
         expected is None or expected == actual for expected, actual in zip(shape, array.shape, strict=True)
     )
-    _require(
-        fits and array.dtype == dtype,
-        f"{name}: want {np.dtype(dtype)} {shape}, got {array.dtype} {array.shape}",
-    )
+    if not fits or array.dtype != dtype:  # NumPy takes its time for the names of types
+        raise ValueError(f"{name}: want {np.dtype(dtype)} {shape}, got {array.dtype} {array.shape}")
 
 
 @dataclass(frozen=True)

@@ -259,7 +259,6 @@ class StoredResult(Record, ABC):
         }
         return asdict(self._as_json(drawn, **common))
 
-    @abstractmethod
     def _as_json(self, drawn: Sequence[HeatMap], **common: Any) -> ResultJson:
         """Return the contents of `result.json` as its `schema`.
 
@@ -267,6 +266,7 @@ class StoredResult(Record, ABC):
             drawn: the headline maps as drawn, after filters.
             common: the fields that every kind has.
         """
+        return self.schema(**common)
 
     @classmethod
     @abstractmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -101,9 +101,6 @@ class Rings(StoredResult):
 
     def _arrays(self) -> dict[str, np.ndarray]:
         return {"weights": self.values}
-
-    def _as_json(self, drawn: Sequence[HeatMap], **common: Any) -> RingJson:
-        return RingJson(**common)
 
     @classmethod
     def _from_json(cls, folder: Path, saved: RingJson, arrays: Mapping[str, np.ndarray], **common: Any) -> Self:

@@ -11,6 +11,7 @@ import pytest
 
 from qvl_attn.core.errors import StoreError
 from qvl_attn.kinds import read_saved
+from qvl_attn.render.style import Drawing
 from qvl_attn.results import codec
 from tests.helpers.kept import kept_files, write_kept
 
@@ -132,3 +133,14 @@ def test_arrays_that_nobody_asks_for_are_not_unpacked(tmp_path):
     unread = ("weights", "vision_mass", "media_index", "frame_span", "times_s", "layers")
     changed = arrays_with("encoder", **dict.fromkeys(unread, np.zeros(3, "M8[s]")))
     read_saved(write_kept("encoder", tmp_path / "result", **changed))
+
+
+def test_a_word_without_rows_is_not_drawn(tmp_path):
+    arrays = dict(np.load(io.BytesIO(kept_files("ask")["attention.npz"])))
+    first = int(np.flatnonzero(arrays["query_role"] == "question")[0])
+    kept = [i for i in range(len(arrays["queries"])) if i != first]
+    by_query = {name: arrays[name][kept] for name in ("queries", "query_role", "produces")}
+    by_layer = {name: arrays[name][:, kept] for name in ("weights", "vision_mass")}
+    by_head = {"weights_by_head": arrays["weights_by_head"][:, :, kept]}
+    folder = write_kept("ask", tmp_path / "result", **arrays_with("ask", **by_query, **by_layer, **by_head))
+    dict(read_saved(folder)._figures(Drawing(draw_size_px=64)).images())["tokens.png"]()
