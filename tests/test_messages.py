@@ -28,8 +28,9 @@ KEPT = {
     "model.checkpoint": "--revision",  # of hf
     "model.loading": "--safe_serialization",  # of zero_to_fp32.py
     "results.clip_export": "--media",
+    "results.figures": "--media",
     "results.run_folder": "--shard",
-    "vqa.figures": "--layers --max-new-tokens --media",
+    "vqa.figures": "--layers --max-new-tokens",
 }
 # Commands that messages name: other programs, and two that stand beside the function that does the same in Python.
 COMMANDS = {"media.image": "qvl-attn ask, qvl-attn video", "model.checkpoint": "hf auth, hf download"}

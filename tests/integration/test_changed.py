@@ -250,8 +250,8 @@ def test_a_model_of_another_name_is_named(resume):
 
 
 def test_another_version_is_named(resume, monkeypatch):
-    monkeypatch.setattr("qvl_attn.core.version.__version__", "99.0")
-    monkeypatch.setattr("qvl_attn.model.loading.transformers.__version__", "98.0")
+    monkeypatch.setattr("qvl_attn.model.placement.__version__", "99.0")
+    monkeypatch.setattr("qvl_attn.model.placement.version", lambda package: "98.0")
     assert_refused(resume(), "qvl_attn: ", "transformers: ")
 
 
