@@ -9,15 +9,14 @@ only to itself.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.types import FloatArray, IntArray, _require, _require_array
+from qvl_attn.results.record import Over
 
-Over = Literal["mean", "max", "min"]
 PREFIX_ROLES = ("cls", "register")
 
 

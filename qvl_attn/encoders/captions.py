@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from qvl_attn.core.text import percent, pluralize
-from qvl_attn.encoders.attention import EncoderAttention, Over
+from qvl_attn.encoders.attention import EncoderAttention
 from qvl_attn.encoders.record import EncoderRecord
 from qvl_attn.encoders.statistics import window_shapes
 from qvl_attn.media.resize import Picture
+from qvl_attn.results.record import Over
 
 OVER_WORDS = {"mean": "mean of", "max": "maximum over", "min": "minimum over"}
 

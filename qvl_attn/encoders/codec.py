@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvl_attn.core.typed_json import Count, Finite, LayerOrHead, decoded
-from qvl_attn.encoders.attention import EncoderAttention, Over, join_heads
+from qvl_attn.encoders.attention import EncoderAttention, join_heads
 from qvl_attn.encoders.maps import EncoderMaps
 from qvl_attn.encoders.record import (
     EncoderProvenance,
@@ -25,6 +25,7 @@ from qvl_attn.encoders.record import (
 )
 from qvl_attn.encoders.statistics import describe_statistics, statistics_of
 from qvl_attn.results.codec import Arrays, ResultJson, grid_sizes, shared_arrays
+from qvl_attn.results.record import Over
 
 R = TypeVar("R", bound=EncoderRecord)
 KIND = "encoder"

@@ -11,7 +11,7 @@ import numpy as np
 from qvl_attn.attribution.heatmap import percentile_scale
 from qvl_attn.core.text import plain, shortened
 from qvl_attn.core.types import FloatArray, HeatMap, IntArray
-from qvl_attn.encoders.attention import EncoderAttention, Over, join_heads
+from qvl_attn.encoders.attention import EncoderAttention, join_heads
 from qvl_attn.encoders.captions import (
     describe_joining,
     describe_layer,
@@ -29,6 +29,7 @@ from qvl_attn.render.overlay import blend, upsample
 from qvl_attn.render.style import Drawing
 from qvl_attn.results.codec import base_name
 from qvl_attn.results.page_data import PagePart, clip_data, common_data, heads_data, map_data, medium_data
+from qvl_attn.results.record import Over
 
 # The ways to join heads that a page shows after the mean, and their names in the list of maps.
 OTHERS: tuple[Over, ...] = ("max", "min")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +14,9 @@ from qvl_attn.core.errors import InputError
 from qvl_attn.core.options import of_type, set_types
 from qvl_attn.core.text import argument
 from qvl_attn.core.types import FloatArray, IntArray, _require, _require_array
-from qvl_attn.encoders.attention import EncoderAttention, Over
+from qvl_attn.encoders.attention import EncoderAttention
 from qvl_attn.media.sampling import ClipSettings
-from qvl_attn.results.record import Provenance, Record
+from qvl_attn.results.record import Over, Provenance, Record
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class EncoderProvenance(Provenance):
     family: str
 
 
-OVER = ("mean", "max", "min")
+OVER: tuple[str, ...] = get_args(Over)
 EMBEDDINGS = ("pca", "tsne")
 SaliencyMethod = Literal["gradcam", "attention_gradient"]
 

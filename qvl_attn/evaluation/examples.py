@@ -27,7 +27,7 @@ from qvl_attn.evaluation.data.samples import Sample
 from qvl_attn.media.resize import fit_px, resize_picture
 from qvl_attn.render.html.payload import jpeg
 from qvl_attn.render.layout import MAX_STEPS, drawn_steps
-from qvl_attn.vqa.maps import first_frame
+from qvl_attn.results.record import first_frame
 from qvl_attn.vqa.result import Result
 
 SCHEMA_VERSION = 1
@@ -134,7 +134,7 @@ def example_of(sample: Sample, result: Result) -> Example:
     clip, grid, times = sample.is_clip, result.capture.grids[0], ()
     if clip:
         places, of = drawn_steps(maps[0].values), grid.shape[0]
-        pictures = [first_frame(result, 0, step) for step in places]
+        pictures = [first_frame(result.media[0], grid, step) for step in places]
         values = [maps[0].values[step] for step in places]
         times = tuple(grid.times_s[list(places), 0].tolist())
     else:

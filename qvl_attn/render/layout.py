@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from qvl_attn.attribution.filters import denoise
@@ -24,7 +23,7 @@ from qvl_attn.media.resize import Picture
 from qvl_attn.render import lettering, overlay
 from qvl_attn.render.contact_sheet import CellText, draw_key, draw_sheet, plan_sheet
 from qvl_attn.render.lettering import line_height_px
-from qvl_attn.render.overlay import blur, crossed_out, outlined
+from qvl_attn.render.overlay import blur
 from qvl_attn.render.paper import (
     ACCENT,
     GREY,
@@ -244,11 +243,6 @@ def _clipped(panel: Panel) -> int:
 
 def _multiple(panel: Panel, value: float) -> str:
     return times_uniform(value / panel.maps[0].uniform, panel.unit)
-
-
-def marked(picture: Picture, cells: NDArray[np.bool_], boxes: NDArray[np.float64]) -> Picture:
-    """Return a picture with (h, w) cells crossed out and (G, 4) xyxy boxes, in shares of its size, outlined."""
-    return outlined(crossed_out(picture, cells), boxes)
 
 
 def filtered(maps: tuple[HeatMap, ...], drawing: Drawing) -> tuple[HeatMap, ...]:

@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
+import numpy as np
+from numpy.typing import NDArray
+
 from qvl_attn.core.errors import CaptureError
 from qvl_attn.core.files import slug
 from qvl_attn.core.types import HeatMap, Media
@@ -25,7 +28,7 @@ from qvl_attn.render.layout import (
     sheet,
 )
 from qvl_attn.render.lettering import undrawable
-from qvl_attn.render.overlay import drawn_size_px
+from qvl_attn.render.overlay import drawn_size_px, outlined
 from qvl_attn.render.style import Drawing
 from qvl_attn.render.video_frame import FrameOverlay
 from qvl_attn.results.record import Description, MapSelection, MapSource
@@ -60,10 +63,19 @@ class Figures:
             yield from self.layer_sheets(query)
             yield from self.head_sheets(query)
 
-    def overlay(self) -> Picture:
-        """Draw the headline map, large: (H, W, 3) uint8 RGB."""
-        selection = self.maps.headline
-        return self.draw_large(self.panel(self.headline, selection), self.describe_headline(), row_scale=ROW_SCALE)
+    def overlay(self, boxes: Sequence[NDArray[np.float64]] = (), further_lines: Sequence[str] = ()) -> Picture:
+        """Draw the headline map, large: (H, W, 3) uint8 RGB.
+
+        Args:
+            boxes: boxes to outline: for each picture, or each drawn step of a clip, (G, 4) xyxy in shares of its size.
+            further_lines: lines to add to the caption.
+        """
+        described, panel = self.describe_headline(), self.panel(self.headline, self.maps.headline)
+        described = replace(described, lines=(*described.lines, *self.step_lines(), *further_lines))
+        if boxes:
+            marks = panel.marks or (np.asarray,) * len(boxes)
+            panel = replace(panel, marks=tuple(map(_with_boxes, marks, boxes)))
+        return draw_large(self.pictures, panel, described, self.drawing, ROW_SCALE if self.is_clip else 1)
 
     def describe_headline(self) -> Description:
         """Return the texts around `overlay.png`."""
@@ -186,6 +198,27 @@ class Figures:
             panels.append(self.panel(maps, selection, label))
         return panels
 
+    def filter_notes(self) -> list[str]:
+        """Return the notes on maps of which the drawing's filter leaves nothing, and which are therefore not drawn."""
+        notes = []
+        for query in self.maps.queries if self.drawing.denoise else ():
+            maps = {**self.maps.layer_maps(query), **self.maps.head_maps(query)}
+            emptied = [label for label, selection in maps.items() if self._is_emptied(selection)]
+            if emptied:
+                notes.append(f"the filter {self.drawing.denoise} leaves nothing of {query}: {', '.join(emptied)}")
+        return notes
+
+    def _is_emptied(self, selection: MapSelection) -> bool:
+        try:
+            maps = self.maps.heat_map(selection)
+        except CaptureError:  # there was nothing before the filter
+            return False
+        try:
+            filtered(maps, self.drawing)
+        except CaptureError:
+            return True
+        return False
+
     def panel(self, maps: tuple[HeatMap, ...], selection: MapSelection, label: str = "") -> Panel:
         """Return the panel of maps that are filtered already."""
         return Panel(label, self.side_by_side(maps), self.marks(selection))
@@ -202,10 +235,10 @@ class Figures:
         """Draw a contact sheet: (H, W, 3) uint8 RGB."""
         return sheet(self.pictures, panels, title_lines=lines, drawing=self.drawing)
 
-    def draw_large(self, panel: Panel, described: Description, *, row_scale: int = 1) -> Picture:
+    def draw_large(self, panel: Panel, described: Description) -> Picture:
         """Draw one panel, large, and the texts around it: (H, W, 3) uint8 RGB."""
         described = replace(described, lines=(*described.lines, *self.step_lines()))
-        return draw_large(self.pictures, panel, described, self.drawing, row_scale if self.is_clip else 1)
+        return draw_large(self.pictures, panel, described, self.drawing)
 
 
 def draw_large(
@@ -270,6 +303,10 @@ def font_notes(text: str) -> list[str]:
         f"no font on this machine has {missing!r}: the pictures mark where it is left out; install a font "
         "that has it (such as fonts-noto-cjk) or name one in QVL_ATTN_FONT"
     ]
+
+
+def _with_boxes(mark: Callable[[Picture], Picture], boxes: NDArray[np.float64]) -> Callable[[Picture], Picture]:
+    return lambda picture: outlined(mark(picture), boxes)
 
 
 def _original(media: Media, drawing: Drawing) -> Picture:

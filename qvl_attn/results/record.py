@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+import numpy as np
+
 from qvl_attn.attribution.selection import Pairs
 from qvl_attn.core.types import HeatMap, Media, TokenGrid
-from qvl_attn.media.resize import Picture
+from qvl_attn.media.resize import Picture, resize_picture
 from qvl_attn.media.sampling import ClipSettings
 
 Over = Literal["mean", "max", "min"]
@@ -129,6 +131,29 @@ class MapSource(Protocol):
 
     def picture(self, index: int, step: int, size_px: tuple[int, int]) -> Picture:
         """Return that region of a picture, or of the first frame of a step of a clip, resized: (H, W, 3) uint8 RGB."""
+
+
+class WholePictures:
+    """What a source of maps has by default: its cells cover whole pictures, and single heads are not recorded."""
+
+    def head_maps(self, query: str) -> Mapping[str, MapSelection]:
+        """Return nothing."""
+        return {}
+
+    def size_px(self: MapSource, index: int) -> tuple[int, int]:
+        """Return the (width, height) of a picture."""
+        return self.media[index].size_px
+
+    def picture(self: MapSource, index: int, step: int, size_px: tuple[int, int]) -> Picture:
+        """Return a picture, or the first frame of a step of a clip, resized: (H, W, 3) uint8 RGB."""
+        return resize_picture(first_frame(self.media[index], self.grids[index], step), size_px)
+
+
+def first_frame(media: Media, grid: TokenGrid, step: int) -> Picture:
+    """Return a picture as it is stored, or the first sampled frame of a step of a clip: (H, W, 3) uint8 RGB."""
+    if media.clip is None:
+        return np.asarray(media.frames[0])
+    return np.asarray(media.frames[media.clip.frame_indices.index(int(grid.frame_span[step, 0]))])
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)

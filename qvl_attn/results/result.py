@@ -33,7 +33,7 @@ from qvl_attn.results.page_data import PagePart, maps_page_part, results_html
 from qvl_attn.results.record import MapSource, Record
 from qvl_attn.results.store import ARRAYS_FILE, RESULT_FILE, Contents, draw_threads, folder_name, reading, save_record
 
-LOADERS = "Result.load reads results of ask and video, EncoderResult.load those of encoder"
+LOADERS = "the class of its kind loads it; report and render take results of every kind"
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -163,7 +163,7 @@ class StoredResult(Record, ABC):
         return Contents(
             arrays=self._arrays(),
             images=dict(drawn.images()),
-            notes=drawn.notes,
+            notes=(*drawn.notes, *drawn.filter_notes()),
             clip=lambda draft: self._draw_clip(draft, drawn, drawing, progress),
             page=page,
             json=lambda measured, files, notes: measured._json(drawn.headline, files, notes),
@@ -205,9 +205,10 @@ class StoredResult(Record, ABC):
         """Write further folders of a clip's result; return the file names."""
         return []
 
-    @abstractmethod
     def _title(self) -> str:
         """Return the title of the result in a notebook."""
+        maps = self._maps()
+        return maps.describe(maps.headline).title
 
     @abstractmethod
     def _label(self) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qvl_attn.attribution.heatmap import heat_maps, split_by_picture
 from qvl_attn.attribution.selection import describe_layers, produced_words, question_words
@@ -15,10 +14,11 @@ from qvl_attn.core.errors import CaptureError
 from qvl_attn.core.files import slug
 from qvl_attn.core.types import HeatMap, IntArray
 from qvl_attn.media.resize import Picture
-from qvl_attn.render.layout import ROW_SCALE, Panel, filtered, marked, on_one_scale
+from qvl_attn.render.layout import Panel, filtered, on_one_scale
+from qvl_attn.render.overlay import crossed_out
 from qvl_attn.render.style import Drawing
 from qvl_attn.render.video_frame import FrameOverlay
-from qvl_attn.results.figures import Figures, NamedPictures, draw_large, font_notes, media_notes
+from qvl_attn.results.figures import Figures, Marks, NamedPictures, font_notes, media_notes
 from qvl_attn.results.record import Description, MapSelection
 from qvl_attn.vqa.captions import describe_answer, headline_caption, headline_heads_text
 from qvl_attn.vqa.maps import QuestionMaps
@@ -44,18 +44,6 @@ class QuestionFigures(Figures):
             yield "faithfulness.png", partial(draw_faithfulness, result.curves, result.sanity or {}, title)
         yield "tokens.png", self._words()
         yield from self._answer_tokens()
-
-    def overlay(self, boxes: Sequence[NDArray[np.float64]] = (), further_lines: Sequence[str] = ()) -> Picture:
-        """Draw the headline map, large: (H, W, 3) uint8 RGB.
-
-        Args:
-            boxes: boxes to outline: for each picture, or each drawn step of a clip, (G, 4) xyxy in shares of its size.
-            further_lines: lines to add to the caption.
-        """
-        described = self.maps.describe(self.maps.headline)
-        described = replace(described, lines=(*described.lines, *self.step_lines(), *further_lines))
-        panel = Panel("", self.side_by_side(self.headline), tuple(self._marks(boxes)))
-        return draw_large(self.pictures, panel, described, self.drawing, ROW_SCALE if self.is_clip else 1)
 
     def frame_overlay(self) -> FrameOverlay:
         """Return the maps and texts for the frames of a clip's video."""
@@ -83,18 +71,16 @@ class QuestionFigures(Figures):
         result = self.maps.record
         return [result.question, f"Answer: {describe_answer(result) or '(no answer)'}"]
 
-    def _marks(self, boxes: Sequence[NDArray[np.float64]]) -> Iterator[Callable[[Picture], Picture]]:
-        """Yield for each map of the overlay a function that crosses out removed cells and outlines boxes."""
-        capture, methods = self.maps.record.capture, self.maps.record.methods
-        removed = np.zeros(len(capture.vision_tokens), dtype=np.float32)
-        removed[list(methods[0].removed) if methods else []] = 1
-        maps = tuple(
-            replace(heat, values=values)
-            for heat, values in zip(self.headline, split_by_picture(removed, capture.grids), strict=True)
-        )
-        for i, heat in enumerate(self.side_by_side(maps)):
-            picture_boxes = boxes[i] if boxes else np.zeros((0, 4))
-            yield partial(marked, cells=heat.values[0] > 0, boxes=picture_boxes)
+    def marks(self, selection: MapSelection) -> Marks:
+        """Return functions that cross out the cells that the headline's method removed."""
+        record = self.maps.record
+        if selection != self.maps.headline or not (record.methods and record.methods[0].removed):
+            return ()
+        removed = np.zeros(len(record.capture.vision_tokens), dtype=np.float32)
+        removed[list(record.methods[0].removed)] = 1
+        values = split_by_picture(removed, record.capture.grids)
+        maps = tuple(replace(heat, values=each) for heat, each in zip(self.headline, values, strict=True))
+        return tuple(partial(crossed_out, cells=heat.values[0] > 0) for heat in self.side_by_side(maps))
 
     def _words(self) -> Callable[[], Picture]:
         """Return the function that draws the sheet of words."""

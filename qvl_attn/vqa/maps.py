@@ -6,20 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
-
 from qvl_attn.attribution.heatmap import heat_maps
 from qvl_attn.attribution.methods.maps import method_heat_maps
 from qvl_attn.attribution.methods.registry import METHODS
 from qvl_attn.core.types import HeatMap, Media, TokenGrid
-from qvl_attn.media.resize import Picture, resize_picture
-from qvl_attn.results.record import Description, MapSelection
+from qvl_attn.results.record import Description, MapSelection, WholePictures
 from qvl_attn.vqa.captions import describe_answer, describe_sheets, headline_caption
 from qvl_attn.vqa.record import VqaRecord
 
 
 @dataclass(frozen=True, eq=False)
-class QuestionMaps:
+class QuestionMaps(WholePictures):
     """The maps of one question: see `MapSource`. Its only query is the headline's."""
 
     record: VqaRecord
@@ -79,10 +76,6 @@ class QuestionMaps:
             ]
         return {_label(selection): selection for selection in selections}
 
-    def head_maps(self, query: str) -> Mapping[str, MapSelection]:
-        """Return nothing: heads of questions have no sheet."""
-        return {}
-
     def heat_map(self, selection: MapSelection) -> tuple[HeatMap, ...]:
         """Return the map on each picture: see `MapSource`."""
         record, rows = self.record, self.record.query_rows()
@@ -107,26 +100,9 @@ class QuestionMaps:
         label = _label(selection)
         return Description(label, self.record.question, describe_answer(self.record), (f"{label} · {self.sheets}",))
 
-    def size_px(self, index: int) -> tuple[int, int]:
-        """Return (width, height) of a picture: the model sees all of it."""
-        return self.media[index].size_px
-
-    def picture(self, index: int, step: int, size_px: tuple[int, int]) -> Picture:
-        """Return a picture, or the first frame of a step of a clip, resized: (H, W, 3) uint8 RGB."""
-        return resize_picture(first_frame(self.record, index, step), size_px)
-
 
 def _label(selection: MapSelection) -> str:
     """Return the text beneath the map of one layer."""
     name = METHODS[selection.method].layer_label if selection.method else "layer"
     heads = f" · heads {','.join(str(head) for _, head in selection.heads)}" if selection.heads else ""
     return f"{name} {selection.layers[0]}{heads}"
-
-
-def first_frame(record: VqaRecord, index: int, step: int) -> Picture:
-    """Return a picture as it is stored, or the first sampled frame of a step of a clip: (H, W, 3) uint8 RGB."""
-    media = record.media[index]
-    if media.clip is None:
-        return np.asarray(media.frames[0])
-    number = int(record.capture.grids[0].frame_span[step, 0])
-    return np.asarray(media.frames[media.clip.frame_indices.index(number)])

@@ -12,11 +12,10 @@ import numpy as np
 from qvl_attn.attribution.heatmap import percentile_scale, split_by_picture
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.types import HeatMap, Media, TokenGrid
-from qvl_attn.media.resize import Picture, resize_picture
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.model.token_grid import grid_of
 from qvl_attn.results.codec import ResultJson
-from qvl_attn.results.record import Description, MapSelection, Provenance
+from qvl_attn.results.record import Description, MapSelection, Provenance, WholePictures
 from qvl_attn.results.result import StoredResult
 
 
@@ -38,7 +37,7 @@ class RingJson(ResultJson):
 
 
 @dataclass(frozen=True, eq=False)
-class RingMaps:
+class RingMaps(WholePictures):
     """Its maps: `values` (layers, queries, V), and the names of the queries."""
 
     media: tuple[Media, ...]
@@ -53,9 +52,6 @@ class RingMaps:
     def layer_maps(self, query: str) -> Mapping[str, MapSelection]:
         return {f"ring {layer}": MapSelection(query, (layer,)) for layer in range(len(self.values))}
 
-    def head_maps(self, query: str) -> Mapping[str, MapSelection]:
-        return {}
-
     def heat_map(self, selection: MapSelection) -> tuple[HeatMap, ...]:
         if selection.query not in self.queries:
             raise InputError(f"query {selection.query}: unknown")
@@ -69,12 +65,6 @@ class RingMaps:
         layers = ", ".join(map(str, selection.layers))
         return Description(f"ring {layers}", "where are the rings?", selection.query, (f"rings {layers}",))
 
-    def size_px(self, index: int) -> tuple[int, int]:
-        return self.media[index].size_px
-
-    def picture(self, index: int, step: int, size_px: tuple[int, int]) -> Picture:
-        return resize_picture(self.media[index].frames[step], size_px)
-
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Rings(StoredResult):
@@ -86,9 +76,6 @@ class Rings(StoredResult):
 
     grids: tuple[TokenGrid, ...]
     values: np.ndarray
-
-    def _title(self) -> str:
-        return "rings"
 
     def _label(self) -> str:
         return f"{self.settings.rings} rings"

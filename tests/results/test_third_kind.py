@@ -25,6 +25,7 @@ from tests.helpers.pages import Reader
 from tests.helpers.third_kind import Rings, RingSettings
 
 PROVENANCE = Provenance("0.1.0", "5.0", "2.9", "rings", "0" * 40, "float32", "cpu")
+GREYS = (40, 80, 120, 160)
 SMALL = Drawing(draw_size_px=160, denoise="median")
 
 
@@ -52,9 +53,8 @@ def picture(name: str) -> Media:
 
 def clip() -> Media:
     facts = ClipFacts(0.0, 2.0, 2.0, 2.0, (0, 1, 2, 3), 4, 4)
-    return Media(
-        "clip", np.full((4, 60, 80, 3), 90, np.uint8), np.arange(4) / 2, (80, 60), "a.mp4", "2" * 64, clip=facts
-    )
+    frames = np.stack([np.full((60, 80, 3), grey, np.uint8) for grey in GREYS])
+    return Media("clip", frames, np.arange(4) / 2, (80, 60), "a.mp4", "2" * 64, clip=facts)
 
 
 def test_pictures_are_saved_loaded_and_drawn(tmp_path):
@@ -66,7 +66,7 @@ def test_pictures_are_saved_loaded_and_drawn(tmp_path):
     sheets = {f"{query}/{name}" for query in ("near", "far") for name in ("layers.png", "layers_shared.png")}
     layers = {f"{query}/layers/layer_0{layer}.png" for query in ("near", "far") for layer in range(3)}
     assert {"picture_1.png", "picture_2.png", "overlay.png", *sheets, *layers} < {*value["files"]}
-    assert "after the filter median" not in value["notes"]
+    assert value["notes"] == []
     loaded = read_saved(folder)
     assert isinstance(loaded, Rings)
     assert np.array_equal(loaded.values, result.values)
@@ -88,6 +88,18 @@ def test_the_maps_are_drawn_at_their_places():
         assert (middle == color_table("inferno")[255, 0]).all() == is_bright
 
 
+def test_what_a_filter_empties_is_said(tmp_path):
+    """The median leaves nothing of one strong cell."""
+    result = rings(picture("a.png"))
+    values = result.values.copy()
+    values[1, 1] = np.eye(48, dtype=np.float32)[20]
+    folder = replace(result, values=values).save(tmp_path, SMALL)
+    value = json.loads((folder / "result.json").read_text())
+    assert value["notes"] == ["the filter median leaves nothing of far: ring 1"]
+    assert "far/layers/layer_01.png" not in value["files"]
+    assert "near/layers/layer_01.png" in value["files"]
+
+
 def test_a_clip_has_a_film_and_a_timeline(tmp_path):
     folder = rings(clip(), clip=True).save(tmp_path, SMALL)
     names = {path.name for path in folder.iterdir()}
@@ -95,6 +107,8 @@ def test_a_clip_has_a_film_and_a_timeline(tmp_path):
     loaded = read_saved(folder)
     assert loaded.is_clip
     assert loaded.media[0].clip == clip().clip
+    first, second = loaded._figures(Drawing()).pictures
+    assert (first[0, 0, 0], second[0, 0, 0]) == (GREYS[0], GREYS[2]), "the first frame of each step"
 
 
 def test_its_page_shows_the_maps_and_stands_beside_a_question(tmp_path):
