@@ -19,7 +19,7 @@ from qvl_attn.encoders.captions import (
     describe_query,
     visible_box_px,
 )
-from qvl_attn.encoders.figures import draw_encoder_result
+from qvl_attn.encoders.maps import EncoderMaps
 from qvl_attn.encoders.record import EncoderRecord
 from qvl_attn.encoders.statistics import statistics_of
 from qvl_attn.media.resize import Picture, resize_picture
@@ -298,5 +298,6 @@ def still_picture(record: EncoderRecord) -> Picture:
 
 def _still_map(record: EncoderRecord) -> HeatMap:
     """Return the headline's map of the first step only, on its own scale."""
-    (heat,) = draw_encoder_result(record, Drawing()).headline
+    maps = EncoderMaps(record)
+    (heat,) = maps.heat_map(maps.headline)
     return replace(heat, values=heat.values[:1], scale=percentile_scale([heat.values[:1]]))

@@ -268,9 +268,7 @@ def heads_data(
     }
 
 
-def maps_page_part(
-    record: Record, source: MapSource, title: str, notes: Sequence[str], payload: Payload, *, kind: str = ""
-) -> PagePart:
+def maps_page_part(record: Record, source: MapSource, title: str, notes: Sequence[str], payload: Payload) -> PagePart:
     """Return the page's part of a result of any kind, from its maps alone: each query's headline and layers.
 
     Args:
@@ -279,7 +277,6 @@ def maps_page_part(
         title: the text above.
         notes: what the reader should know, a line each.
         payload: maps and pictures are added to it.
-        kind: the kind whose own parts and texts the page draws besides.
     """
     shapes = [grid.shape for grid in source.grids]
     size = (len(source.layer_maps(source.queries[0])) + 1) * sum(grid.cells for grid in source.grids)
@@ -295,7 +292,7 @@ def maps_page_part(
 
     data = common_data(
         record,
-        kind,
+        "",
         title,
         rows=[{"kind": "", "text": query} for query in queries],
         maps=[
@@ -331,9 +328,12 @@ def _stacked(source: MapSource, selections: Sequence[MapSelection]) -> Maps:
 
 
 def _frames(record: Record, source: MapSource, payload: Payload) -> dict[str, Any] | None:
-    """Return a clip's first frame of each step."""
+    """Return a clip's first frame of each step, and its timeline."""
     if not record.is_clip:
         return None
-    steps = source.grids[0].shape[0]
-    count = len(record.media[0].frames)
-    return clip_data(record.media[0], [i * count // steps for i in range(steps)], range(steps), steps, payload)
+    media, grid = record.media[0], source.grids[0]
+    steps = grid.shape[0]
+    frames = [int(np.abs(media.times_s - time_s).argmin()) for time_s in grid.times_s[:, 0]]
+    data = clip_data(media, frames, range(steps), steps, payload)
+    end_s = max(media.clip.end_s if media.clip else 0.0, float(media.sampled_s[-1]) + 1e-3)
+    return {**data, "edges_s": [*data["times_s"], end_s]}

@@ -182,7 +182,7 @@ def question_page_part(result: VqaRecord, notes: Sequence[str], payload: Payload
         result,
         "question",
         question,
-        rows=[{"kind": row.kind, "text": shortened(row.text, MAX_WORD), "tokens": len(row.rows)} for row in rows],
+        rows=[_row_data(row) for row in rows],
         maps=result_maps(result, rows, payload, left_out),
         media=[
             medium_data(medium, grid.shape, grid.boxes_px, payload, pictures=len(result.media))
@@ -192,7 +192,7 @@ def question_page_part(result: VqaRecord, notes: Sequence[str], payload: Payload
         layer_count=result.provenance.layer_count,
         head_count=result.provenance.head_count,
         made=("attention",),
-        notes=notes,
+        notes=[*([result.settings.profile.status] if result.settings.profile else []), *notes],
         left_out=left_out,
         headline=len(result.methods[:1]),
     )
@@ -202,9 +202,13 @@ def question_page_part(result: VqaRecord, notes: Sequence[str], payload: Payload
         "own_answer": None if result.supplied_answer is None else shortened(result.answer, MAX_TEXT),
         "pieces": pieces,
         "faith": faithfulness_json(result),
-        "profile": result.settings.profile.status if result.settings.profile else "",
     }
     return PagePart(data, shortened(question))
+
+
+def _row_data(row: Row) -> dict[str, Any]:
+    word = {"is_word": True} if row.is_word else {}
+    return {"kind": row.kind, "text": shortened(row.text, MAX_WORD), "tokens": len(row.rows), **word}
 
 
 def _rows(result: VqaRecord) -> Iterator[Row]:

@@ -9,10 +9,12 @@ import pytest
 
 from qvl_attn.attribution.heatmap import percentile_scale
 from qvl_attn.core.types import HeatMap, Media
+from qvl_attn.encoders.record import EncoderSettings
 from qvl_attn.model.token_grid import picture_grid
 from qvl_attn.results.page_data import maps_page_part, results_html
 from qvl_attn.results.record import MapSelection, Provenance, Record
 from tests.browser.test_encoder_page import point_at
+from tests.helpers.made_up_encoder_results import made_up_result
 from tests.helpers.pages import (
     assert_painted,
     assert_shows,
@@ -115,6 +117,12 @@ def test_a_kind_that_the_page_does_not_know_has_everything_that_is_no_kinds_own(
     for panel in range(2):
         assert_painted(page, VALUES[1, 2].reshape(5, 7), shared, which=panel)
     assert page.locator("[data-section]:visible").count() == 0, "nothing of other kinds"
+    page.keyboard.press("Escape")
+    page.mouse.move(1, 1)
+    wait_until_drawn(page)
+    assert page.locator("#cell").inner_text() == "Point at a cell, or move over the picture with the arrow keys."
+    made = f"Made by qvl-attn 1 with eyes ({'0' * 12}) in float32 on cpu, transformers 5, torch 2."
+    assert page.locator("#made").inner_text() == made
     page.locator("#language").click()
     wait_until_drawn(page)
     assert panel_caption(page) == "第 2 层 （共 0-2） · 右眼"
@@ -141,6 +149,8 @@ def test_results_of_several_kinds_stand_side_by_side(open_results, results, enco
     wait_until_drawn(page)
     assert_shows(page, question.heatmaps(), panel=0)
     np.testing.assert_allclose(panel_values(page, 1), encoder.attention.map("cls", 2).ravel(), rtol=1e-3)
+    made = {0: "demo (", 1: "tiny/encoder (0123456789ab), made up, in float32"}
+    headings = {0: "how many cats?", 1: "a picture.png"}
     shown = {"words": False, "facts": True, "statistics": True}
     for number, is_encoder in ((1, True), (0, False)):
         page.locator(".pick").nth(number).click()
@@ -148,6 +158,9 @@ def test_results_of_several_kinds_stand_side_by_side(open_results, results, enco
         for section, with_encoder in shown.items():
             first = page.locator(f"[data-section={section}]").first
             assert first.is_visible() == (with_encoder == is_encoder), section
+        assert made[int(is_encoder)] in page.locator("#made").inner_text()
+        assert ("eager attention in float32" in page.locator("#made").inner_text()) == (not is_encoder)
+        assert page.locator("#title").inner_text() == headings[int(is_encoder)]
         unit = "Patch" if is_encoder else "Cell"
         assert page.locator("#cell-title").inner_text() == unit
         highs = page.locator(".high").all_inner_texts()
@@ -156,6 +169,17 @@ def test_results_of_several_kinds_stand_side_by_side(open_results, results, enco
     wait_until_drawn(page)
     assert panel_caption(page, 0) == "layers 1-2 of 0-2 · left eye"
     assert pressed_buttons(page, "#results") == [f"{tabs[2]}A"]
+
+
+def test_results_of_one_file_are_told_apart(open_results, results, encoder_results):
+    maximum = made_up_result(settings=EncoderSettings(over="max", layer=1))
+    page = open_results(encoder_results("cls"), maximum, maximum, results("one"))
+    assert page.locator("#results button").all_inner_texts() == [
+        "a picture.png · tiny/encoder (made up) · attention (mean) · layer 2",
+        "a picture.png · tiny/encoder (made up) · attention (maximum) · layer 1 (2)",
+        "a picture.png · tiny/encoder (made up) · attention (maximum) · layer 1 (3)",
+        "how many cats?",
+    ]
 
 
 def test_two_panels_of_an_encoder_show_two_patches(open_encoder_page, encoder_results):

@@ -162,7 +162,8 @@ def test_each_word_has_its_own_maps(results, read, name, question, answer):
         assert [text for text, *_ in words] == expected
         for text, row, start, stop in words:
             rows = rows_of(result, role, start, stop)
-            assert panel["rows"][row] == {"kind": f"{role} word", "text": text.strip(), "tokens": len(rows)}
+            want = {"kind": f"{role} word", "text": text.strip(), "tokens": len(rows), "is_word": True}
+            assert panel["rows"][row] == want
             for which in ("headline", "all", *LAYERS):
                 assert_close(page.maps(which)[row], mean(result, page.source(which)["layers"], rows))
     assert name != "two" or panel["rows"][words[0][1]]["tokens"] == 3, "the tokens t, w and o"
@@ -230,7 +231,7 @@ def test_of_a_profile_the_heads_that_were_kept_apart(engine, cats, results, read
     heads, question_rows = panel["maps"][0]["heads"], result.capture.query_role == "question"
     assert (heads["layers"], heads["numbers"]) == ([1, 2], [0, 2])
     assert page.source("headline")["heads"] == "1.0,2.2"
-    assert panel["profile"].startswith("profile own")
+    assert panel["notes"][0].startswith("profile own")
     by_head = results("one").capture.weights_by_head[:, :, question_rows].astype(np.float64).mean(axis=2)
     assert_close(page.maps("headline")[0], (by_head[1, 0] + by_head[2, 2]) / 2)
     assert_close(page.maps("headline")[0], flat(result.heatmaps()))

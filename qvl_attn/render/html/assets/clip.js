@@ -44,7 +44,7 @@ function drawTimeline(panel, result, clip) {
   ];
   if (describe(headline) !== describe(panel))
     lines.unshift({ label: t("timeline_headline"), kind: "other", ...stairs(headline) });
-  if (clip.alone.length)
+  if (clip.alone?.length)
     lines.push({ label: t("timeline_alone"), kind: "alone", x: clip.times_s, y: clip.alone, dots: true });
   const frameAt = (time_s) => clip.times_s.reduce((frame, start_s, i) => (start_s <= time_s + 1e-9 ? i : frame), 0);
   $("timeline").replaceChildren(

@@ -89,18 +89,13 @@ function chip(text, pressed, choose) {
   return button;
 }
 
-/** Label of a result in the list of results; results with the same title get more details. */
+/** Label of a result in the list of results: its title; if others have the same, what its kind says besides. */
 function resultName(result, number) {
-  const othersBy = (label) => DATA.results.map(label).filter((_, i) => i !== number);
-  const detailed = ({ maps, headline, clip, title, media }) => {
-    const { sources, name } = maps[headline],
-      layers = layersName(sources[0].layers);
-    const mode = clip?.way && clip.way !== "clip" ? [clip.way] : [];
-    return [title, media[0].name, headline ? t("method", name) : layers, ...mode].join(" · ");
-  };
-  if (!othersBy((other) => other.title).includes(result.title)) return result.title;
-  const name = detailed(result);
-  return othersBy(detailed).includes(name) ? `${name} (${number + 1})` : name;
+  const others = DATA.results.filter((_, i) => i !== number);
+  if (others.every((other) => other.title !== result.title)) return result.title;
+  const detailed = (each) => inKind(each, () => [each.title, ...(kindOf(each).details?.(each) ?? [])].join(" · ")),
+    name = detailed(result);
+  return others.some((other) => detailed(other) === name) ? `${name} (${number + 1})` : name;
 }
 
 function drawResults() {
@@ -123,7 +118,7 @@ function drawResults() {
 function drawQueries() {
   const panel = active(),
     result = resultOf(panel);
-  const queries = [...result.rows.entries()].filter(([, row]) => !row.kind.endsWith(" word"));
+  const queries = [...result.rows.entries()].filter(([, row]) => !row.is_word);
   const chips = queries.map(([number, row]) => {
     const pressed = panel.row === number && hasRow(mapOf(panel), number);
     return chip(rowText("q", row), pressed, () => {

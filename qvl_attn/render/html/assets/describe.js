@@ -31,7 +31,7 @@ function describe(panel) {
     source = sourceOf(panel),
     row = rowAt(result, panel.row);
   return inKind(result, () => {
-    if (map.kind !== "attention") return (kindOf(result).describeMap ?? describeMethod)(panel);
+    if (map.kind !== "attention") return kindOf(result).describeMap?.(panel) ?? map.name;
     const head = headNow(panel);
     if (head !== null) return [t("head_of", source.layers[0], map.heads.numbers[head]), describeRow(row)].join(" · ");
     const layers = `${layersName(source.layers)} ${t("of_layers", result.layer_count - 1)}`,
@@ -46,16 +46,6 @@ function describeHeads(result, source, row) {
   if (!source.heads) return "";
   if (row.kind === "cell") return t("mean_only", result.head_count);
   return keys[source.heads] ? t(keys[source.heads], result.head_count) : t("heads_named", source.heads);
-}
-
-/** Describe the map of a method, which is one of the headline's query or of none. */
-function describeMethod(panel) {
-  const map = mapOf(panel),
-    source = sourceOf(panel),
-    label = view.language === "en" ? map.layer_label : t("layer");
-  const sourceLabel = source.id === "layer" ? `${label} ${source.layers[0]}` : map.caption,
-    query = map.follows_query ? ` · ${describeRow(resultOf(panel).rows[0])}` : "";
-  return `${t("method", map.name)} · ${sourceLabel}${query}`;
 }
 
 /** Label of an average in the list of choices. */

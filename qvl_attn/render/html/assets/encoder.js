@@ -130,3 +130,10 @@ function leftOutOfEncoder(kind, ...details) {
   if (kind === "saliency") return t("left_saliency", t(`m_${details[0]}`), details[1]);
   return t(`left_${kind}`, ...details.map((detail) => (typeof detail === "string" ? query(detail) : detail)));
 }
+
+/** What tells results of one file apart: the encoder, and the map that comes first. */
+const encoderDetails = ({ made, maps, headline }) => [
+  `${made.model} (${made.family})`,
+  patchMapName(maps[headline]),
+  layersName(maps[headline].sources[maps[headline].start].layers),
+];

@@ -1,14 +1,17 @@
 // The kinds of results, and what is a kind's own. Everything else is drawn alike for all, also for kinds not named here.
 
 /**
- * sections: what is drawn besides, by the name of its elements' `data-section`. Functions of a panel, each optional:
- * share, hint, notice, uniform and describeMap return texts; so does mapName, of a map; chips returns more buttons of queries; select is called
- * for a clicked cell; savedWords returns the texts above a saved view; leftOut describes what was left out.
+ * sections: what is drawn besides, by the name of its elements' `data-section`. The others are optional. Functions of a
+ * panel: share, hint, notice, uniform and describeMap return texts, chips more buttons of queries. mapName returns the
+ * name of a map; details, of a result, what tells it from others with its title; savedWords, the texts above a saved
+ * view; leftOut, the text of what was left out. select is called for a clicked cell.
  */
 const KINDS = {
   question: {
     sections: { words: drawWords, heads: drawHeadGrid, faith: drawFaith },
     hint: () => t("words_hint"),
+    describeMap: describeMethod,
+    details: questionDetails,
     savedWords,
   },
   encoder: {
@@ -19,6 +22,7 @@ const KINDS = {
     uniform: describeUniform,
     mapName: patchMapName,
     describeMap: describePatchMap,
+    details: encoderDetails,
     chips: clickedChip,
     select: selectPatch,
     leftOut: leftOutOfEncoder,

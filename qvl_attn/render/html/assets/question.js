@@ -53,7 +53,7 @@ function drawAttendingWords() {
         multiple: values && mass > 0 ? (values[selected.index] * values.length) / mass : 0,
       };
     })
-    .filter((word) => word.row.kind.endsWith(" word") && word.value !== undefined);
+    .filter((word) => word.row.is_word && word.value !== undefined);
   const highest = Math.max(...words.map((word) => word.multiple), 1e-9),
     position = positionOf(result, selected.index);
   list.setAttribute("aria-label", t("cell_of", position.row + 1, position.column + 1));
@@ -102,4 +102,21 @@ function drawHeadGrid() {
   });
   const ends = t("heads_ends", ...endsOf(values).map(percent));
   setText($("heads-hint"), `${chosen ? describeHead(...chosen) : t("heads_hint")} ${ends}`);
+}
+
+/** What tells questions with the same text apart: picture, layers or method, and how a clip was split into prompts. */
+function questionDetails({ maps, headline, clip, media }) {
+  const [source] = maps[headline].sources,
+    map = headline ? t("method", maps[headline].name) : layersName(source.layers);
+  return [media[0].name, map, ...(clip && clip.way !== "clip" ? [clip.way] : [])];
+}
+
+/** Describe the map of a method, which is one of the headline's query or of none. */
+function describeMethod(panel) {
+  const map = mapOf(panel),
+    source = sourceOf(panel),
+    label = view.language === "en" ? map.layer_label : t("layer");
+  const sourceLabel = source.id === "layer" ? `${label} ${source.layers[0]}` : map.caption,
+    query = map.follows_query ? ` · ${describeRow(resultOf(panel).rows[0])}` : "";
+  return `${t("method", map.name)} · ${sourceLabel}${query}`;
 }

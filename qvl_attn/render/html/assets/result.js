@@ -1,9 +1,10 @@
 // The page of one or several results: starts, draws everything, and unpacks the maps.
 
 function drawHead() {
-  const result = resultOf(active());
+  const result = resultOf(active()),
+    isAlike = DATA.results.every(({ kind }) => kind === result.kind);
   $$("main")[0].dataset.kind = result.kind;
-  $("title").textContent = t("heading", result.title);
+  $("title").textContent = isAlike ? t("heading", result.title) : result.title;
   $("about").textContent = result.media.map((medium) => `${medium.name} ${medium.size_px.join("×")}`).join(", ");
 }
 
@@ -13,7 +14,6 @@ function drawFoot() {
     leftOut = kindOf(result).leftOut ?? ((kind, ...details) => t(`left_${kind}`, ...details));
   const lines = [
     ...result.left_out.map((part) => leftOut(...part)),
-    ...(result.profile ? [result.profile] : []),
     ...result.notes,
   ];
   $("notes").replaceChildren(...lines.map((line) => make("li", {}, line)));
