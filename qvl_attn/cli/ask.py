@@ -13,17 +13,6 @@ from qvl_attn.cli.options import DEFAULT_MODEL, AttnMode, Cells, Colors, DtypeNa
 from qvl_attn.cli.output import print_results, read_questions
 from qvl_attn.cli.progress import progress_bars
 
-FILES = (
-    "report.html",
-    "overlay.png",
-    "layers.png",
-    "layers_shared.png",
-    "layers/",
-    "tokens.png",
-    "attention.npz",
-    "result.json",
-)
-
 
 def ask(
     ctx: typer.Context,
@@ -98,4 +87,4 @@ def ask(
             engine = find_model(model, bars=not quiet, **load_options).engine
             pairs = [(pictures, text) for text in texts]
             results = answered(engine, pairs, engine.settings(**typed), saving, progress=progress)
-        print_results(results, FILES, as_json=as_json, quiet=quiet)
+        print_results(results, as_json=as_json, quiet=quiet)

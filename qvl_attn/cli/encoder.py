@@ -12,7 +12,7 @@ import typer
 from qvl_attn.cli import completion, options
 from qvl_attn.cli.console import find_encoder, go_offline, handle_errors, printed_log
 from qvl_attn.cli.options import DEFAULT_MODEL, MAPS, MODEL, OUTPUT, Cells, Colors, DtypeName, OverHeads, drawing_of
-from qvl_attn.cli.output import print_encoder_result, print_folder_run
+from qvl_attn.cli.output import print_folder_run, print_results
 from qvl_attn.cli.progress import progress_bars
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.text import shortened
@@ -209,9 +209,7 @@ def encoder(
                 print_folder_run(summary, out, as_json=as_json, quiet=quiet)
                 return
             results = encoded(engine, requests, saving, progress=progress)
-        for saved in results:
-            print_encoder_result(saved, as_json=as_json, quiet=quiet)
-            del saved  # one picture is in memory at a time
+        print_results(results, as_json=as_json, quiet=quiet)
 
 
 def _check_run_folder(ctx: typer.Context, out: Path) -> None:

@@ -6,8 +6,8 @@ import json
 import math
 import os
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +18,12 @@ from qvl_attn.core.runtime import describe_memory
 from qvl_attn.core.text import check_written, plain, pluralize, shortened
 
 if TYPE_CHECKING:
+    from qvl_attn.encoders.codec import EncoderJson
     from qvl_attn.encoders.result import EncoderResult
+    from qvl_attn.results.codec import ResultJson
+    from qvl_attn.results.result import StoredResult
     from qvl_attn.results.session import Saved
+    from qvl_attn.vqa.codec import QuestionJson
     from qvl_attn.vqa.result import Result
 
 
@@ -59,76 +63,97 @@ def _is_media(name: str) -> bool:
     return is_media(name)
 
 
-def print_results(results: Iterable[Saved[Result]], files: Sequence[str], *, as_json: bool, quiet: bool) -> None:
+def print_results(results: Iterable[Saved[Any]], *, as_json: bool, quiet: bool, done: str = "computed") -> None:
     """Print each result as soon as it is there, and at the end the command that makes one page of several.
 
+    Notes go to stderr; the result and its files, or a JSON object, to stdout.
+
     Args:
-        results: the results.
-        files: names of the files to list.
+        results: the results, of any kind.
         as_json: print a JSON object for each.
-        quiet: print only the answers or the JSON.
+        quiet: print only the answers or folders, or the JSON.
+        done: what was skipped for a reused result: `computed` or `drawn`.
+
+    Raises:
+        StoreError: the `result.json` of one is damaged.
     """
     folders = []
     for saved in results:
-        print_result(saved, files, as_json=as_json, quiet=quiet)
+        _print_result(saved, as_json=as_json, quiet=quiet, done=done)
         folders.append(saved.folder)
+        del saved  # one picture is in memory at a time
+    folders = list(dict.fromkeys(folders))
     if len(folders) > 1 and not quiet:
         print_line(f"side by side: qvl-attn report {shlex.join(map(str, folders))} --out page.html")
 
 
-def print_result(
-    saved: Saved[Result], files: Sequence[str], *, as_json: bool, quiet: bool, done: str = "computed"
-) -> None:
-    """Print a result: notes on stderr, answer and files, or JSON, on stdout.
-
-    Args:
-        saved: the result to print.
-        files: names of the files to list.
-        as_json: print one JSON object.
-        quiet: print only the answer or the JSON.
-        done: what was skipped for a reused result: `computed` or `drawn`.
-    """
-    result, folder, reused = saved.result, saved.folder, saved.reused
+def _print_result(saved: Saved[Any], *, as_json: bool, quiet: bool, done: str) -> None:
+    result, folder = saved.result, saved.folder
+    stored = result.saved_json(folder)
+    kind = KINDS.get(result.kinds[0], Printed())
     if not quiet:
-        _print_notes(saved, result.saved_json(folder).notes, done)
+        if saved.reused:
+            print_line(f"found complete in {folder}, nothing was {done} (--overwrite does it again)")
+        for note in stored.notes:
+            print_line(f"note: {note}")
+        if kind.memory and not saved.reused:
+            for stage, peak in stored.peak_memory_bytes.items():
+                print_line(describe_memory(stage, peak))
     if as_json:
-        print(json.dumps(_summary(result, folder, reused), allow_nan=False))
+        print(json.dumps({**kind.summary(result, stored, folder), "reused": saved.reused}, allow_nan=False))
         return
-    if quiet:
-        print(plain(result.answer))
-        return
-    print(f"question: {plain(result.question)}")
+    for line in [kind.shortest(result, folder)] if quiet else kind.lines(result, stored, folder):
+        print(line)
+
+
+def _listed_lines(stored: ResultJson, folder: Path) -> Iterator[str]:
+    """Yield the page and the drawings of a result, except those of single layers, steps and frames."""
+    single = ("layers/", "input/", "frames/", "seen/", "pca/")
+    drawings = (file for file in stored.files if file.endswith((".png", ".mp4")))
+    for name in ("report.html", *(file for file in drawings if not any(part in file for part in single))):
+        label = name.removesuffix(".png").removesuffix(".html").removesuffix(".mp4")
+        yield plain(f"{label}: {folder / name}")
+
+
+def _any_lines(result: StoredResult, stored: ResultJson, folder: Path) -> Iterator[str]:
+    yield f"folder: {folder}"
+    yield from _listed_lines(stored, folder)
+
+
+def _any_summary(result: StoredResult, stored: ResultJson, folder: Path) -> dict[str, Any]:
+    return {"folder": str(folder), "files": stored.files, "notes": stored.notes}
+
+
+def _question_lines(result: Result, stored: QuestionJson, folder: Path) -> Iterator[str]:
+    yield f"question: {plain(result.question)}"
     merged = ""
     if result.pass_mode in ("windows", "frames"):
         answers = len({single.answer.strip() for single in result.passes})
         merged = f"   ({f'{answers} different answers of' if answers > 1 else 'the answer of all'} "
         merged += f"{pluralize(len(result.passes), 'prompt')})"
-    print(f"answer: {plain(result.answer) or '(no answer)'}{merged}")
+    yield f"answer: {plain(result.answer) or '(no answer)'}{merged}"
     for single in result.passes:
-        print(f"  {single.media[0].time_label}: {shortened(plain(single.answer)) or '(no answer)'}")
+        yield f"  {single.media[0].time_label}: {shortened(plain(single.answer)) or '(no answer)'}"
     if result.supplied_answer is not None:
-        print(f"answer log-probability: {result.answer_logprob:.3f}")
-        print(f"supplied answer: {plain(result.supplied_answer)}")
-        print(f"supplied log-probability: {result.supplied_logprob:.3f}")
+        yield f"answer log-probability: {result.answer_logprob:.3f}"
+        yield f"supplied answer: {plain(result.supplied_answer)}"
+        yield f"supplied log-probability: {result.supplied_logprob:.3f}"
     if result.settings.faithfulness:
         from qvl_attn.cli.tables import faithfulness_lines
 
-        for line in faithfulness_lines(result.curves, result.sanity or {}):
-            print(line)
-        files = (*files[:2], "faithfulness.png", *files[2:])
+        yield from faithfulness_lines(result.curves, result.sanity or {})
+    files = (
+        "report.html",
+        *(("heatmap.mp4", "frames/", "timeline.png") if result.is_clip else ()),
+        "overlay.png",
+        *(("faithfulness.png",) if result.settings.faithfulness else ()),
+        *("layers.png", "layers_shared.png", "layers/", "tokens.png", "attention.npz", "result.json"),
+    )
     for name in files:
-        print(f"{name.removesuffix('.png').removesuffix('.html')}: {folder / name}")
+        yield f"{name.removesuffix('.png').removesuffix('.html')}: {folder / name}"
 
 
-def _print_notes(saved: Saved[Any], notes: Iterable[str], done: str) -> None:
-    """Print whether a result was found, and its notes."""
-    if saved.reused:
-        print_line(f"found complete in {saved.folder}, nothing was {done} (--overwrite does it again)")
-    for note in notes:
-        print_line(f"note: {note}")
-
-
-def _summary(result: Result, folder: Path, reused: bool) -> dict[str, Any]:
+def _question_summary(result: Result, stored: QuestionJson, folder: Path) -> dict[str, Any]:
     from qvl_attn.render.html.page import REPORT_FILE
 
     return {
@@ -145,8 +170,7 @@ def _summary(result: Result, folder: Path, reused: bool) -> dict[str, Any]:
         "folder": str(folder),
         "overlay": str(folder / "overlay.png"),
         "report": str(folder / REPORT_FILE),
-        **({} if result.media[0].clip is None else _clip_summary(result, folder)),
-        "reused": reused,
+        **(_clip_summary(result, folder) if result.is_clip else {}),
     }
 
 
@@ -158,61 +182,25 @@ def _clip_summary(result: Result, folder: Path) -> dict[str, Any]:
     }
 
 
-# Figures that are printed for each layer of a folder run; all of them are in summary.json.
-PRINTED_FIGURES = ("distance_px", "entropy_bits", "top10_share", "tokens_50", "tokens_90")
-MAX_PRINTED_ERRORS = 3
-
-
-def print_encoder_result(saved: Saved[EncoderResult], *, as_json: bool, quiet: bool, done: str = "computed") -> None:
-    """Print an encoder result: notes and memory on stderr, figures and files, or JSON, on stdout.
-
-    Args:
-        saved: the encoder result to print.
-        as_json: print one JSON object.
-        quiet: print only the folder or the JSON.
-        done: what was skipped for a reused result: `computed` or `drawn`.
-
-    Raises:
-        StoreError: its `result.json` is damaged.
-    """
+def _encoder_lines(result: EncoderResult, stored: EncoderJson, folder: Path) -> Iterator[str]:
     from qvl_attn.encoders.statistics import describe_statistics, statistics_of
 
-    record = asdict(saved.result.saved_json(saved.folder))
-    result, folder, reused = saved.result, saved.folder, saved.reused
-    if not quiet:
-        _print_notes(saved, record["notes"], done)
-        for stage, peak in ({} if reused else record["peak_memory_bytes"]).items():
-            print_line(describe_memory(stage, peak))
-    if as_json:
-        print(json.dumps(_encoder_summary(result, folder, record, reused), allow_nan=False))
-        return
-    if quiet:
-        print(str(folder))
-        return
     attention, provenance = result.attention, result.provenance
     t, h, w = attention.grid
     steps = f"{t} steps of " if t > 1 else ""
-    print(f"{plain(result.media[0].source)}: {plain(provenance.family)} ({plain(provenance.model)})")
-    print(
+    yield f"{plain(result.media[0].source)}: {plain(provenance.family)} ({plain(provenance.model)})"
+    yield (
         f"{steps}{w} x {h} patches of {attention.patch_px} px, "
         f"{pluralize(attention.layer_count, 'layer')}, {pluralize(attention.head_count, 'head')}"
     )
-    for line in describe_statistics(statistics_of(attention)):
-        print(line)
+    yield from describe_statistics(statistics_of(attention))
     for saliency in result.saliency:
-        print(f"{saliency.method}: {saliency.score:.3f} {plain(saliency.target)}")
-    for name in ("report.html", *(file for file in record["files"] if _is_listed(file))):
-        label = name.removesuffix(".png").removesuffix(".html").removesuffix(".mp4")
-        print(plain(f"{label}: {folder / name}"))
+        yield f"{saliency.method}: {saliency.score:.3f} {plain(saliency.target)}"
+    yield from _listed_lines(stored, folder)
 
 
-def _is_listed(file: str) -> bool:
-    """Whether a file is printed: drawings, except those of single layers, steps and frames."""
-    single = ("layers/", "input/", "frames/", "seen/", "pca/")
-    return file.endswith((".png", ".mp4")) and not any(part in file for part in single)
-
-
-def _encoder_summary(result: EncoderResult, folder: Path, record: Mapping[str, Any], reused: bool) -> dict[str, Any]:
+def _encoder_summary(result: EncoderResult, stored: EncoderJson, folder: Path) -> dict[str, Any]:
+    record = asdict(stored)
     names = ("family", "input_px", "patch_px", "queries", "headline", "said", "layers", "saliency", "notes")
     copied = {name: record[name] for name in names}
     return {
@@ -227,9 +215,35 @@ def _encoder_summary(result: EncoderResult, folder: Path, record: Mapping[str, A
         "attention": str(folder / "attention.npz"),
         "overlay": str(folder / "overlay.png"),
         "report": str(folder / "report.html"),
-        **({} if result.media[0].clip is None else {"heatmap": str(folder / "heatmap.mp4")}),
-        "reused": reused,
+        **({"heatmap": str(folder / "heatmap.mp4")} if result.is_clip else {}),
     }
+
+
+@dataclass(frozen=True)
+class Printed:
+    """How the results of a kind are printed; the defaults serve any kind.
+
+    Attributes:
+        lines: the lines about a result, from the result, its `result.json` and its folder.
+        summary: its JSON object, from the same.
+        shortest: what `--quiet` prints.
+        memory: whether the largest memory of each stage is printed, on stderr.
+    """
+
+    lines: Callable[[Any, Any, Path], Iterable[str]] = _any_lines
+    summary: Callable[[Any, Any, Path], dict[str, Any]] = _any_summary
+    shortest: Callable[[Any, Path], str] = lambda result, folder: str(folder)
+    memory: bool = False
+
+
+# By the first of the kinds' names in `result.json`: the classes themselves need not be loaded.
+KINDS = {
+    "ask": Printed(_question_lines, _question_summary, lambda result, folder: plain(result.answer)),
+    "encoder": Printed(_encoder_lines, _encoder_summary, memory=True),
+}
+# Figures that are printed for each layer of a folder run; all of them are in summary.json.
+PRINTED_FIGURES = ("distance_px", "entropy_bits", "top10_share", "tokens_50", "tokens_90")
+MAX_PRINTED_ERRORS = 3
 
 
 def print_folder_run(summary: Mapping[str, Any], out: Path, *, as_json: bool, quiet: bool) -> None:

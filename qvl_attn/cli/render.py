@@ -9,12 +9,10 @@ from typing import Annotated
 import typer
 
 from qvl_attn.cli import completion, options
-from qvl_attn.cli.ask import FILES as PICTURE_FILES
-from qvl_attn.cli.console import handle_errors, print_line
+from qvl_attn.cli.console import handle_errors, printed_log
 from qvl_attn.cli.options import DRAWING, MAPS, OUTPUT, Cells, Colors, OverHeads, drawing_of
-from qvl_attn.cli.output import print_encoder_result, print_result
+from qvl_attn.cli.output import print_results
 from qvl_attn.cli.progress import progress_bars
-from qvl_attn.cli.video import FILES as CLIP_FILES
 
 
 def render(
@@ -88,10 +86,9 @@ def render(
 
     qvl-attn render qvl-attn-out/cats-how-many-cats-1a2b3c4d --layers 14-20 --colormap viridis
     """
-    with handle_errors(debug=debug), progress_bars(enabled=not quiet) as progress:
+    with handle_errors(debug=debug), progress_bars(enabled=not quiet) as progress, printed_log(quiet=quiet):
         # Imported here, so that --help need not wait for numpy.
         from qvl_attn.core.files import check_writable
-        from qvl_attn.encoders.result import EncoderResult
         from qvl_attn.kinds import check_whole, read_saved
         from qvl_attn.results.redraw import RedrawOptions, redrawn
         from qvl_attn.results.session import run_session
@@ -103,19 +100,11 @@ def render(
         result = redrawn(saved, media=media or [], **options.typed(ctx, RedrawOptions))
         out = out or (folder if folder.name not in ("", "..") else folder.resolve()).parent
         check_writable(out)
-        for name in saved._left_behind(result):
-            if not quiet:
-                print_line(f"note: {name} belongs to another map and is not copied; it stays in {folder}")
-
-        for drawn in run_session(
+        results = run_session(
             [result.folder(out, drawing)],
             lambda missing: ((position, result) for position in range(len(missing))),
             save=partial(type(result).save, out=out, drawing=drawing, overwrite=overwrite, progress=progress),
             load=type(result).load,
             overwrite=overwrite,
-        ):
-            if isinstance(result, EncoderResult):
-                print_encoder_result(drawn, as_json=as_json, quiet=quiet, done="drawn")
-            else:
-                files = CLIP_FILES if saved.is_clip else PICTURE_FILES
-                print_result(drawn, files, as_json=as_json, quiet=quiet, done="drawn")
+        )
+        print_results(results, as_json=as_json, quiet=quiet, done="drawn")

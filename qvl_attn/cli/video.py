@@ -25,20 +25,6 @@ from qvl_attn.cli.options import (
 from qvl_attn.cli.output import print_results, read_questions
 from qvl_attn.cli.progress import progress_bars
 
-FILES = (
-    "report.html",
-    "heatmap.mp4",
-    "frames/",
-    "timeline.png",
-    "overlay.png",
-    "layers.png",
-    "layers_shared.png",
-    "layers/",
-    "tokens.png",
-    "attention.npz",
-    "result.json",
-)
-
 
 class Mode(StrEnum):
     """How a clip is put into prompts."""
@@ -154,4 +140,4 @@ def video(
             engine = find_model(model, bars=not quiet, **load_options).engine
             settings = engine.settings(**typed, clip=clip_settings)
             results = answered_clip(engine, video, texts, settings, saving, progress=progress)
-        print_results(results, FILES, as_json=as_json, quiet=quiet)
+        print_results(results, as_json=as_json, quiet=quiet)

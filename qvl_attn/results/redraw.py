@@ -43,6 +43,8 @@ class RedrawOptions(TypedDict, total=False):
 def redrawn(result: R, *, media: PictureLike | Sequence[PictureLike] = (), **options: Unpack[RedrawOptions]) -> R:
     """Return the same result with another headline, ready to be saved.
 
+    What belongs to another map is dropped, and the log names it.
+
     Args:
         result: a saved result, itself redrawn or not.
         media: the original, or the originals in prompt order, if the saved copies are not enough.

@@ -133,10 +133,6 @@ class StoredResult(Record, ABC):
         with reading(folder, cls.remedy):
             return decoded(value, cls.schema, "result")
 
-    def _left_behind(self, drawn: Self) -> list[str]:
-        """Return what its redrawn version drops because it belongs to another map, a name each."""
-        return []
-
     def page(self, notes: Sequence[str] = ()) -> str:
         """Return the HTML page of the result.
 
@@ -186,7 +182,7 @@ class StoredResult(Record, ABC):
         return files, notes
 
     def _with_choices(self, **choices: Any) -> Self:
-        """Return the result with another headline.
+        """Return the result with another headline; what belongs to another map and is dropped is logged, a line each.
 
         Args:
             choices: by name, of `choices`; those that were made.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from qvl_attn.vqa.page import question_page_part
 from qvl_attn.vqa.record import VqaRecord
 from qvl_attn.vqa.redraw import left_behind, with_headline
 
+LOG = logging.getLogger(__name__)
 # Provenance fields that distinguish results of the same question about the same picture.
 IDENTITY = ("qvl_attn", "transformers", "model", "revision", "dtype", "device", "attention")
 
@@ -42,12 +44,11 @@ class Result(VqaRecord, StoredResult):
 
     passes: tuple[Result, ...] = ()
 
-    def _left_behind(self, drawn: Self) -> list[str]:
-        """Return what its redrawn version drops because it belongs to another map, a name each."""
-        return left_behind(self, drawn)
-
     def _with_choices(self, **choices: Any) -> Self:
-        return with_headline(self, **choices)
+        drawn = with_headline(self, **choices)
+        for name in left_behind(self, drawn):
+            LOG.info(f"note: {name} belongs to another map and is not copied; it stays in the saved result")
+        return drawn
 
     def _title(self) -> str:
         return f"{self.question} — {self.mapped_answer}"

@@ -124,6 +124,8 @@ def test_one_json_object_per_result(tmp_path):
     done = run(*(media_dir() / name for name in names), "--out", tmp_path, "--json", "--max-frames", 3)
     assert done.exit_code == 0, done.output
     rows = [json.loads(line) for line in done.stdout.splitlines()]
+    folders = " ".join(row["folder"] for row in rows)
+    assert done.stderr.splitlines()[-1] == f"side by side: qvl-attn report {folders} --out page.html"
     assert [row["media"] for row in rows] == [str(media_dir() / name) for name in names]
     assert [row["grid"] for row in rows] == [[1, 5, 5], [1, 5, 5], [2, 5, 5], [1, 5, 5]]
     for row in rows:

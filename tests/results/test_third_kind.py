@@ -8,8 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from qvl_attn import kinds
+from qvl_attn.cli.app import app
 from qvl_attn.core.errors import InputError, StoreError
 from qvl_attn.core.types import ClipFacts, Media
 from qvl_attn.kinds import read_saved
@@ -134,3 +136,31 @@ def test_a_damaged_one_is_refused_by_its_field(tmp_path):
     assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match="is a result of rings, not of ask or video"):
         Result.load(folder)
+
+
+def test_the_command_line_draws_and_reports_it(tmp_path):
+    noted = replace(picture("a.png"), notes=("cut on the left",))
+    folder = rings(noted, picture("b.png")).save(tmp_path / "rings", SMALL)
+
+    def invoke(*args):
+        done = CliRunner().invoke(app, [*map(str, args)])
+        assert done.exit_code == 0, done.output
+        return done
+
+    render = ("render", folder, "--draw-size", 160, "--denoise", "median", "-o", tmp_path / "again")
+    done = invoke(*render)
+    (again,) = (tmp_path / "again").iterdir()
+    assert done.stdout.splitlines()[:2] == [f"folder: {again}", f"report: {again / 'report.html'}"]
+    assert f"overlay: {again / 'overlay.png'}" in done.stdout.splitlines()
+    assert done.stderr == "note: picture 1: cut on the left\n"
+    again_json = json.loads(invoke(*render, "--json", "--quiet").stdout)
+    assert again_json["folder"] == str(again)
+    assert again_json["reused"] is True
+    assert "overlay.png" in again_json["files"]
+    quiet = invoke(*render, "--quiet")
+    assert (quiet.stdout, quiet.stderr) == (f"{again}\n", "")
+    refused = CliRunner().invoke(app, [*map(str, render), "--query", "last"])
+    assert refused.exit_code == 2
+    assert "--query last is not for a result of rings" in " ".join(refused.stderr.split())
+    invoke("report", folder, again, "--out", tmp_path / "both.html")
+    assert len(Reader((tmp_path / "both.html").read_text(encoding="utf-8")).data["results"]) == 2

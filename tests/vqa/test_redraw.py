@@ -353,6 +353,16 @@ def test_methods_one_by_one(several, tmp_path):
     assert render(several, "--method", FAITHFUL[0], "-o", tmp_path).name == several.name
 
 
+def test_what_a_redraw_drops_is_logged(several, caplog):
+    saved = Result.load(several)
+    with caplog.at_level("INFO", "qvl_attn"):
+        redrawn(saved, method="gradient")
+        assert caplog.messages == []
+        redrawn(saved, layers=1)
+    parts = ["method relative", "method gradient", "method mean", "faithfulness"]
+    assert [line.split(" belongs")[0] for line in caplog.messages] == [f"note: {part}" for part in parts]
+
+
 def test_plain_attention_of_a_result_of_methods(several, tmp_path):
     done = invoke(several, *SMALL, "--layers", 1, "-o", tmp_path)
     assert done.exit_code == 0
