@@ -16,6 +16,7 @@ from qvl_attn.core.typed_json import Count, Finite
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
+Box = tuple[float, float, float, float]  # xyxy
 
 ROLES = ("system", "question", "template", "vision", "last", "answer")
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from qvl_attn.core.text import percent, pluralize
+from qvl_attn.core.types import Box
 from qvl_attn.encoders.attention import EncoderAttention
 from qvl_attn.encoders.record import EncoderRecord
 from qvl_attn.encoders.statistics import window_shapes
@@ -142,9 +143,6 @@ def format_share(share: float) -> str:
 
 def _join_words(words: list[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)
-
-
-Box = tuple[float, float, float, float]
 
 
 def visible_box_px(attention: EncoderAttention) -> Box:

@@ -23,8 +23,8 @@ from qvl_attn.encoders.captions import describe_layer_output
 from qvl_attn.encoders.embedding import FolderEmbedding
 from qvl_attn.encoders.record import EncoderRecord
 from qvl_attn.media.resize import Picture
-from qvl_attn.render import lettering
-from qvl_attn.render.charts import ACCENT, DPI, GREY, INK, LINE, MARGIN_PX, PAGE, TEXT, pixels_of, titled
+from qvl_attn.render import lettering, paper
+from qvl_attn.render.charts import ACCENT, DPI, GREY, INK, LINE, MARGIN_PX, pixels_of, titled
 from qvl_attn.render.lettering import line_height_px
 from qvl_attn.results.figures import NamedPictures
 
@@ -230,7 +230,7 @@ def _render(figure: Figure, title: str, embedding: FolderEmbedding | None = None
 
 
 def _legend_dot(key: ClassKey) -> Image.Image:
-    large = Image.new("RGB", (8 * DOT_PX, 8 * DOT_PX), PAGE)
+    large = Image.new("RGB", (8 * DOT_PX, 8 * DOT_PX), paper.PAGE)
     ImageDraw.Draw(large).ellipse((0, 0, 8 * DOT_PX - 1, 8 * DOT_PX - 1), to_hex(key.color))
     return large.resize((DOT_PX, DOT_PX), Image.Resampling.BOX)
 
@@ -246,9 +246,9 @@ def _with_legend(chart: Picture, keys: Mapping[str, ClassKey]) -> Picture:
             x, y = 0.0, y + step
         places[name] = (MARGIN_PX + x, chart.shape[0] + y)
         x += width
-    page = Image.new("RGB", (chart.shape[1], chart.shape[0] + y + step + MARGIN_PX), PAGE)
+    page = Image.new("RGB", (chart.shape[1], chart.shape[0] + y + step + MARGIN_PX), paper.PAGE)
     page.paste(Image.fromarray(chart), (0, 0))
     for name, (left, top) in places.items():
         page.paste(_legend_dot(keys[name]), (round(left), round(top) + 5))
-        lettering.draw_lines(page, (left + 20, top), [labels[name]], LEGEND_PX, TEXT)
+        lettering.draw_lines(page, (left + 20, top), [labels[name]], LEGEND_PX, paper.INK)
     return np.asarray(page)

@@ -16,7 +16,7 @@ from qwen_vl_utils.vision_process import smart_resize
 from qvl_attn.core.errors import CaptureError, InputError, ModelError
 from qvl_attn.core.runtime import Progress, no_progress
 from qvl_attn.core.text import argument
-from qvl_attn.core.types import FloatArray, IntArray, Media
+from qvl_attn.core.types import Box, FloatArray, IntArray, Media
 from qvl_attn.encoders.record import EncoderSettings
 from qvl_attn.encoders.spec import QWEN, EncoderSpec
 from qvl_attn.media.resize import fit_px, resize_picture
@@ -246,7 +246,6 @@ def reconstruct(spec: EncoderSpec, processor: Any, inputs: Inputs) -> NDArray[np
     return np.asarray(np.clip(np.rint(picture), 0, 255), dtype=np.uint8)
 
 
-Box = tuple[float, float, float, float]
 _TOLERANCE_PX = 0.75
 # The shortest side of a ramp: near its ends a resized ramp is not linear.
 _LEAST_PX = 32

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from qvl_attn.core.types import HeatMap
+from qvl_attn.core.types import Box, HeatMap
 from qvl_attn.encoders.captions import (
     describe_provenance,
     describe_share,
@@ -79,9 +79,6 @@ def draw_timeline(record: EncoderRecord, heat: HeatMap) -> Picture:
     figure.legend(*panels[0].get_legend_handles_labels(), loc="lower left", ncols=2, frameon=False)
     figure.tight_layout(rect=(0, 0.02, 1, 1))
     return titled(pixels_of(canvas), f"{describe_provenance(record)} · {heat_map_title(record, heat)}")
-
-
-Box = tuple[float, float, float, float]
 
 
 def frame_overlay(record: EncoderRecord, heat: HeatMap, captions: Sequence[str]) -> FrameOverlay:

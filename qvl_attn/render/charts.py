@@ -17,13 +17,13 @@ from PIL import Image
 from qvl_attn.attribution.faithfulness import CONTROLS, FILLS, KINDS, Curves
 from qvl_attn.attribution.similarity import Sanity
 from qvl_attn.media.resize import Picture
-from qvl_attn.render import lettering
-from qvl_attn.render.lettering import line_height_px
+from qvl_attn.render import paper
+from qvl_attn.render.paper import hex_color, paragraph, text_height_px, write
 
 DPI = 100
 MARGIN_PX, TITLE_PX = 20, 20
-PAGE, TEXT = (255, 255, 255), (24, 26, 31)
-INK, GREY, LINE, ACCENT, OTHER = "#181a1f", "#686d77", "#2f6690", "#be3e14", "#3c8d5a"
+INK, GREY, ACCENT = (hex_color(color) for color in (paper.INK, paper.GREY, paper.ACCENT))
+LINE, OTHER = "#2f6690", "#3c8d5a"
 TITLES = {
     "pointing": "pointing game: strongest cell in the box",
     "mass": "mass in the box: share of the attention",
@@ -139,10 +139,10 @@ def draw_heads(
 def titled(chart: Picture, title: str) -> Picture:
     """Put a title above a chart. It is not drawn by matplotlib: any script is drawn, and `$` starts no formula."""
     height, width = chart.shape[:2]
-    lines = lettering.wrap(title, width - 2 * MARGIN_PX, TITLE_PX, max_lines=3)
-    top = MARGIN_PX + len(lines) * line_height_px(TITLE_PX)
-    page = Image.new("RGB", (width, top + height), PAGE)
-    lettering.draw_lines(page, (MARGIN_PX, MARGIN_PX), lines, TITLE_PX, TEXT)
+    lines = [paragraph(title, width - 2 * MARGIN_PX, TITLE_PX, paper.INK, max_lines=3)]
+    top = MARGIN_PX + text_height_px(lines)
+    page = Image.new("RGB", (width, top + height), paper.PAGE)
+    write(page, (MARGIN_PX, MARGIN_PX), lines)
     page.paste(Image.fromarray(chart), (0, top))
     return np.asarray(page)
 

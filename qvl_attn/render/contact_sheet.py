@@ -31,7 +31,7 @@ from qvl_attn.render.paper import (
 from qvl_attn.render.style import Drawing
 
 SHEET_WIDTH_PX, LEAST_WIDTH_PX = 2360, 720
-MARGIN_PX, GAP_PX = 48, 28
+SHEET_MARGIN_PX, CELL_GAP_PX = 48, 28
 CELL_WIDTH_PX, PICTURE_HEIGHT_PX = 560, 480
 TITLE_PX, LABEL_PX, NUMBER_PX = 32, 19, 15
 KEY_PX = 180
@@ -84,7 +84,7 @@ def plan_sheet(
     numbers = [lettering.measure(line, NUMBER_PX) for text in texts for line in text.numbers]
     least_width = math.ceil(max(numbers, default=0))
     columns = _columns(len(texts), aspect, least_width, columns)
-    room = (SHEET_WIDTH_PX - 2 * MARGIN_PX + GAP_PX) // columns - GAP_PX - gaps
+    room = (SHEET_WIDTH_PX - 2 * SHEET_MARGIN_PX + CELL_GAP_PX) // columns - CELL_GAP_PX - gaps
     row_width = min(room, most_px[0], most_px[1] * aspect)
     width, height = max(1, round(row_width)), max(1, round(row_width / aspect))
     return SheetPlan(texts, columns, row_sizes_px(aspects, (width, height)), max(width + gaps, least_width))
@@ -104,22 +104,22 @@ def draw_sheet(
     Returns:
         (H, W, 3) uint8 RGB.
     """
-    width = max(plan.columns * (plan.cell_width_px + GAP_PX) - GAP_PX, LEAST_WIDTH_PX)
+    width = max(plan.columns * (plan.cell_width_px + CELL_GAP_PX) - CELL_GAP_PX, LEAST_WIDTH_PX)
     titles = [paragraph(line, width, LABEL_PX, GREY) for line in title_lines]
     titles[:1] = [paragraph(line, width, TITLE_PX, INK) for line in title_lines[:1]]
-    key_top = MARGIN_PX + text_height_px(titles) + GAP_PX // 3
-    top = key_top + (0 if key is None else key.height) + GAP_PX
+    key_top = SHEET_MARGIN_PX + text_height_px(titles) + CELL_GAP_PX // 3
+    top = key_top + (0 if key is None else key.height) + CELL_GAP_PX
     lines = max(len(text.numbers) for text in plan.texts)
-    text_top = plan.picture_px[0][1] + GAP_PX // 3
-    step = text_top + line_height_px(LABEL_PX) + lines * line_height_px(NUMBER_PX) + GAP_PX
-    height = top + math.ceil(len(plan.texts) / plan.columns) * step - GAP_PX + MARGIN_PX
+    text_top = plan.picture_px[0][1] + CELL_GAP_PX // 3
+    step = text_top + line_height_px(LABEL_PX) + lines * line_height_px(NUMBER_PX) + CELL_GAP_PX
+    height = top + math.ceil(len(plan.texts) / plan.columns) * step - CELL_GAP_PX + SHEET_MARGIN_PX
 
-    page = Image.new("RGB", (width + 2 * MARGIN_PX, height), PAGE)
-    write(page, (MARGIN_PX, MARGIN_PX), titles)
+    page = Image.new("RGB", (width + 2 * SHEET_MARGIN_PX, height), PAGE)
+    write(page, (SHEET_MARGIN_PX, SHEET_MARGIN_PX), titles)
     if key is not None:
-        page.paste(key, (MARGIN_PX, key_top))
+        page.paste(key, (SHEET_MARGIN_PX, key_top))
     for index, (text, pictures) in enumerate(zip(plan.texts, rows, strict=True)):
-        x = MARGIN_PX + index % plan.columns * (plan.cell_width_px + GAP_PX)
+        x = SHEET_MARGIN_PX + index % plan.columns * (plan.cell_width_px + CELL_GAP_PX)
         y = top + index // plan.columns * step
         page.paste(side_by_side(pictures), (x, y))
         label = lettering.wrap(text.label, plan.cell_width_px, LABEL_PX, max_lines=1)
@@ -140,7 +140,7 @@ def draw_key(text: str, drawing: Drawing) -> Image.Image:
 
 def _columns(cells: int, aspect: float, least_width_px: int, requested: int | None) -> int:
     """Return the number of columns that gives a page about 1.4 times as wide as high, with rows of similar length."""
-    most = max(1, (SHEET_WIDTH_PX - 2 * MARGIN_PX + GAP_PX) // (least_width_px + GAP_PX))
+    most = max(1, (SHEET_WIDTH_PX - 2 * SHEET_MARGIN_PX + CELL_GAP_PX) // (least_width_px + CELL_GAP_PX))
     if requested:
         return min(requested, most)
     width = min(360, PICTURE_HEIGHT_PX * aspect)

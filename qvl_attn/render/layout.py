@@ -267,7 +267,7 @@ def on_one_scale(panels: Sequence[Panel]) -> list[Panel]:
     return [replace(panel, maps=tuple(replace(m, scale=scale) for m in panel.maps)) for panel in panels]
 
 
-MARGIN_PX, GAP_PX, MIN_WIDTH_PX = 32, 14, 720
+CAPTION_MARGIN_PX, CAPTION_GAP_PX, CAPTION_WIDTH_PX = 32, 14, 720
 
 
 def captioned(picture: Picture, title: str, lines: Sequence[str]) -> Picture:
@@ -279,17 +279,17 @@ def captioned(picture: Picture, title: str, lines: Sequence[str]) -> Picture:
         lines: paragraphs beneath the picture.
     """
     height, width = picture.shape[:2]
-    inner = max(width, MIN_WIDTH_PX)
+    inner = max(width, CAPTION_WIDTH_PX)
     title_px, line_px = (round(size * min(max(inner / 1280, 0.85), 1.5)) for size in (28, 17))
-    above = lettering.wrap(title, inner, title_px, max_lines=4)
-    beneath = [wrapped for line in lines for wrapped in lettering.wrap(line, inner, line_px, max_lines=4)]
-    top = MARGIN_PX + len(above) * lettering.line_height_px(title_px) + GAP_PX
-    foot = top + height + GAP_PX
-    bottom = foot + len(beneath) * lettering.line_height_px(line_px) + MARGIN_PX
-    page = Image.new("RGB", (inner + 2 * MARGIN_PX, bottom), PAGE)
-    lettering.draw_lines(page, (MARGIN_PX, MARGIN_PX), above, title_px, INK)
-    page.paste(Image.fromarray(picture), (MARGIN_PX, top))
-    lettering.draw_lines(page, (MARGIN_PX, foot), beneath, line_px, GREY)
+    above = [paragraph(title, inner, title_px, INK, max_lines=4)]
+    beneath = [paragraph(line, inner, line_px, GREY, max_lines=4) for line in lines]
+    top = CAPTION_MARGIN_PX + text_height_px(above) + CAPTION_GAP_PX
+    foot = top + height + CAPTION_GAP_PX
+    bottom = foot + text_height_px(beneath) + CAPTION_MARGIN_PX
+    page = Image.new("RGB", (inner + 2 * CAPTION_MARGIN_PX, bottom), PAGE)
+    write(page, (CAPTION_MARGIN_PX, CAPTION_MARGIN_PX), above)
+    page.paste(Image.fromarray(picture), (CAPTION_MARGIN_PX, top))
+    write(page, (CAPTION_MARGIN_PX, foot), beneath)
     return np.asarray(page)
 
 

@@ -24,6 +24,11 @@ PICTURE_GAP_PX = 8
 Size = tuple[int, int]
 
 
+def hex_color(color: Color) -> str:
+    """Return a colour as matplotlib takes it, as `#181a1f`."""
+    return "#" + bytes(color).hex()
+
+
 class Paragraph(NamedTuple):
     """Wrapped lines of one size and colour."""
 

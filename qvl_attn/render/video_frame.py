@@ -15,7 +15,7 @@ from PIL import Image
 
 from qvl_attn.attribution import heatmap
 from qvl_attn.core.text import compact, plain, times_uniform
-from qvl_attn.core.types import FloatArray, HeatMap, Scale
+from qvl_attn.core.types import Box, FloatArray, HeatMap, Scale
 from qvl_attn.media.resize import Picture
 from qvl_attn.render import lettering, overlay
 from qvl_attn.render.lettering import line_height_px
@@ -48,7 +48,7 @@ class FrameOverlay:
     question: str
     answers: Sequence[str]
     captions: Sequence[str]
-    visible_region: tuple[float, float, float, float] | None = None
+    visible_region: Box | None = None
 
     def __post_init__(self) -> None:
         if not len(self.times_s) == len(self.steps) > 0 or len(self.answers) not in (0, len(self.steps)):
@@ -224,7 +224,7 @@ class FrameRenderer:
         band[top : top + height, left : left + width] = label
 
 
-def _region_px(region: tuple[float, float, float, float] | None, size_px: tuple[int, int]) -> tuple[int, int, int, int]:
+def _region_px(region: Box | None, size_px: tuple[int, int]) -> tuple[int, int, int, int]:
     """Return the xyxy box of a region of a picture of (width, height); at least one pixel of it is in the picture."""
     if region is None:
         return 0, 0, *size_px

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from qvl_attn.core.errors import InputError
 from qvl_attn.core.files import write_png
 from qvl_attn.core.runtime import Progress, prefetch
-from qvl_attn.core.types import HeatMap, Media
+from qvl_attn.core.types import Box, HeatMap, Media
 from qvl_attn.media.mp4 import TICKS_PER_S, write_mp4
 from qvl_attn.media.resize import Picture, at_size
 from qvl_attn.media.sampling import frames_between
@@ -160,7 +160,7 @@ def frame_overlay(
     title: str,
     captions: Sequence[str],
     answers: Sequence[str] = (),
-    visible_region: tuple[float, float, float, float] | None = None,
+    visible_region: Box | None = None,
 ) -> FrameOverlay:
     """Return the maps and texts to draw on the frames of a clip, each sampled frame with the step that it fed.
 

@@ -15,16 +15,15 @@ from PIL import Image
 from qvl_attn.attribution.heatmap import over_chance
 from qvl_attn.core.types import Media
 from qvl_attn.media.resize import Picture
-from qvl_attn.render import lettering
+from qvl_attn.render import charts
 from qvl_attn.render.charts import DPI, pixels_of
-from qvl_attn.render.contact_sheet import LABEL_PX, TITLE_PX
-from qvl_attn.render.lettering import line_height_px
-from qvl_attn.render.paper import ACCENT, GREY, INK, PAGE
+from qvl_attn.render.contact_sheet import LABEL_PX, SHEET_MARGIN_PX, TITLE_PX
+from qvl_attn.render.paper import ACCENT, GREY, INK, PAGE, paragraph, text_height_px, write
 from qvl_attn.results.clip_export import step_edges_s
 from qvl_attn.results.record import MapSource
 
-WIDTH_PX, CHART_HEIGHT_PX, MARGIN_PX = 1500, 640, 48
-HEADLINE_COLOR, HEADLINE_WIDTH = "#be3e14", 3.2
+WIDTH_PX, CHART_HEIGHT_PX = 1500, 640
+HEADLINE_COLOR, HEADLINE_WIDTH = charts.ACCENT, 3.2
 CAPTION = "attention on each step, relative to a uniform map (dotted)"
 AXIS = "attention on the step ÷ uniform"
 
@@ -54,7 +53,7 @@ class Level:
 
     label: str = "a uniform map"
     value: float = 1.0
-    color: str = "#686d77"
+    color: str = charts.GREY
     width: float = 1.2
 
 
@@ -100,21 +99,19 @@ def timeline_page(
         level: the value of uniform attention.
         beneath: text beneath the chart.
     """
-    width = WIDTH_PX - 2 * MARGIN_PX
+    width = WIDTH_PX - 2 * SHEET_MARGIN_PX
     above = [
-        (lettering.wrap(title, width, TITLE_PX, max_lines=2), TITLE_PX, INK),
-        (lettering.wrap(answer, width, TITLE_PX, max_lines=2), TITLE_PX, ACCENT),
-        (lettering.wrap(caption, width, LABEL_PX, max_lines=2), LABEL_PX, GREY),
+        paragraph(title, width, TITLE_PX, INK, max_lines=2),
+        paragraph(answer, width, TITLE_PX, ACCENT, max_lines=2),
+        paragraph(caption, width, LABEL_PX, GREY, max_lines=2),
     ]
-    foot = lettering.wrap(beneath, width, LABEL_PX, max_lines=12) if beneath else []
-    top = MARGIN_PX + sum(len(texts) * line_height_px(size) for texts, size, _ in above)
-    height = top + CHART_HEIGHT_PX + len(foot) * line_height_px(LABEL_PX) + MARGIN_PX
+    foot = [paragraph(beneath, width, LABEL_PX, GREY, max_lines=12)] if beneath else []
+    top = SHEET_MARGIN_PX + text_height_px(above)
+    height = top + CHART_HEIGHT_PX + text_height_px(foot) + SHEET_MARGIN_PX
     page = Image.new("RGB", (WIDTH_PX, height), PAGE)
-    y = MARGIN_PX
-    for texts, size, color in above:
-        y += lettering.draw_lines(page, (MARGIN_PX, y), texts, size, color)
+    write(page, (SHEET_MARGIN_PX, SHEET_MARGIN_PX), above)
     page.paste(Image.fromarray(_chart(lines, edges_s, axis, level)), (0, top))
-    lettering.draw_lines(page, (MARGIN_PX, top + CHART_HEIGHT_PX), foot, LABEL_PX, GREY)
+    write(page, (SHEET_MARGIN_PX, top + CHART_HEIGHT_PX), foot)
     return np.asarray(page)
 
 

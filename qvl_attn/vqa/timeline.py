@@ -12,6 +12,7 @@ from qvl_attn.attribution.selection import describe_heads, describe_layers
 from qvl_attn.core.text import shortened
 from qvl_attn.core.types import HeatMap
 from qvl_attn.media.resize import Picture
+from qvl_attn.render.charts import LINE, OTHER
 from qvl_attn.render.video_frame import FrameOverlay
 from qvl_attn.results import clip_export
 from qvl_attn.results.clip_export import step_edges_s
@@ -19,8 +20,8 @@ from qvl_attn.results.timeline import AXIS, CAPTION, HEADLINE_COLOR, HEADLINE_WI
 from qvl_attn.vqa.record import VqaRecord
 
 GROUPS = 4
-GROUP_COLORS = ("#9db4c8", "#5f8fb0", "#2f6690", "#16384f")
-FRAMES_COLOR = "#3c8d5a"
+GROUP_COLORS = ("#9db4c8", "#5f8fb0", LINE, "#16384f")
+FRAMES_COLOR = OTHER
 CAPTIONS = {
     "clip": CAPTION,
     "both": f"{CAPTION}; each frame alone, in a prompt of its own, relative to the mean of all frames",
