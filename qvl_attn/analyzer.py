@@ -22,8 +22,9 @@ from qvl_attn.media.sampling import ClipOptions, ClipSettings, SamplingOptions
 from qvl_attn.media.video import open_clip
 from qvl_attn.model.checkpoint import DEFAULT_MODEL
 from qvl_attn.model.placement import LoadOptions
+from qvl_attn.model.preprocess import load_clip
 from qvl_attn.results.session import SaveOptions, Saving, logged, saving_of
-from qvl_attn.vqa.clip import answer_clip, load_clip, prepare_clip
+from qvl_attn.vqa.clip import answer_clip, prepare_clip
 from qvl_attn.vqa.engine import Engine
 from qvl_attn.vqa.estimate import Estimate
 from qvl_attn.vqa.result import Result

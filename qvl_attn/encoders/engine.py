@@ -167,7 +167,7 @@ class EncoderEngine:
         settings = settings or EncoderSettings()
         if is_path(picture) and moves(picture):
             settings = replace(settings, clip=settings.clip or ClipSettings())
-            return load_encoder_clip(self.spec, self.processor, picture, settings.clip, settings, progress), settings
+            return load_encoder_clip(self.spec, self.processor, picture, settings, progress), settings
         return load_given(picture, settings.stretch), settings
 
     def _check_memory(self, media: Media, inputs: Inputs, query_count: int, embed: bool) -> None:

@@ -24,7 +24,7 @@ from qvl_attn.media.sampling import ClipSettings, plan_frames
 from qvl_attn.media.video import open_clip, sample_clip
 from qvl_attn.media.video_source import VideoSource
 from qvl_attn.model.checkpoint import guarded
-from qvl_attn.model.preprocess import frame_resizer
+from qvl_attn.model.preprocess import load_clip
 from qvl_attn.model.prompt import PREPARE, REMEDY, chat_messages, pixel_limits, video_kwargs
 from qvl_attn.model.token_grid import cell_boxes_px
 
@@ -319,7 +319,6 @@ def load_encoder_clip(
     spec: EncoderSpec,
     processor: Any,
     path: str | os.PathLike[str],
-    clip_settings: ClipSettings | None = None,
     settings: EncoderSettings | None = None,
     progress: Progress = no_progress,
 ) -> Media:
@@ -333,15 +332,15 @@ def load_encoder_clip(
         spec: the specification of the encoder.
         processor: its processor.
         path: a clip, an animated picture, or a folder of numbered frames.
-        clip_settings: which frames are sampled.
-        settings: their limits of pixels give the size of Qwen2.5-VL's frames.
+        settings: `clip` selects the frames; the limits of pixels give the size of Qwen2.5-VL's.
         progress: called with (stage, done, total).
 
     Raises:
         InputError: no such clip, no frame in the requested span, too many broken frames, or settings for several
             passes, which an encoder does not have.
     """
-    clip_settings, settings = clip_settings or ClipSettings(), settings or EncoderSettings()
+    settings = settings or EncoderSettings()
+    clip_settings = settings.clip or ClipSettings()
     if clip_settings.mode != "clip" or clip_settings.window:
         name = "window" if clip_settings.window else "mode"
         raise InputError(
@@ -349,11 +348,9 @@ def load_encoder_clip(
             "leave it out",
         )
     video = open_clip(path, clip_settings.source_fps)
-    plan = plan_frames(video, clip_settings)
     if spec.model_type == QWEN:
-        resize = frame_resizer(processor, settings.min_pixels, settings.max_pixels, len(plan.frame_indices))
-        return sample_clip(video, plan, resize, progress)
-    media = sample_clip(video, plan, _limit_size, progress)
+        return load_clip(processor, video, settings, progress)
+    media = sample_clip(video, plan_frames(video, clip_settings), _limit_size, progress)
     return replace(media, notes=(*media.notes, *_describe_resize(video)))
 
 

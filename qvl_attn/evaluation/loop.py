@@ -27,10 +27,9 @@ from qvl_attn.evaluation.examples import example_of
 from qvl_attn.evaluation.score import Score, score_sample
 from qvl_attn.media.image import fingerprint, first_of_little_range, load_picture, picture_from
 from qvl_attn.media.video import open_clip
-from qvl_attn.model.preprocess import clip_pixel_limits
+from qvl_attn.model.preprocess import clip_pixel_limits, load_clip
 from qvl_attn.model.prompt import check_text, control_words
 from qvl_attn.vqa.batching import Group
-from qvl_attn.vqa.clip import load_clip
 from qvl_attn.vqa.engine import DOT, Engine
 from qvl_attn.vqa.question import Question, read_question
 from qvl_attn.vqa.result import Result

@@ -1,10 +1,10 @@
-"""Resize the frames of a clip exactly as the model card's recipe (qwen-vl-utils) does."""
+"""Sample the frames of a clip, and resize them exactly as the model card's recipe (qwen-vl-utils) does."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,11 +14,51 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import resize
 
 from qvl_attn.core.errors import InputError, ModelError
+from qvl_attn.core.runtime import Progress, no_progress
 from qvl_attn.core.text import argument
+from qvl_attn.core.types import Media
+from qvl_attn.media.sampling import ClipSettings, plan_frames
+from qvl_attn.media.video import sample_clip
+from qvl_attn.media.video_source import VideoSource
 from qvl_attn.model.prompt import MIN_PIXELS
 
 # The model card's example (`"max_pixels": 360 * 420`).
 CLIP_FRAME_PIXELS = 360 * 420
+
+
+class FrameSettings(Protocol):
+    """Which frames of a clip are sampled, and how large they are: settings of a question or of an encoder."""
+
+    @property
+    def clip(self) -> ClipSettings | None:
+        """Which frames are sampled; by default as `ClipSettings` has it."""
+
+    @property
+    def min_pixels(self) -> int | None:
+        """As in `clip_pixel_limits`."""
+
+    @property
+    def max_pixels(self) -> int | None:
+        """As in `clip_pixel_limits`."""
+
+
+def load_clip(processor: Any, video: VideoSource, settings: FrameSettings, progress: Progress = no_progress) -> Media:
+    """Sample a clip's frames at the size that the processor uses.
+
+    Args:
+        processor: the processor of a Qwen2.5-VL, or of its encoder.
+        video: the clip.
+        settings: `clip` selects the frames, `min_pixels` and `max_pixels` limit their size.
+        progress: called with (stage, done, total).
+
+    Raises:
+        InputError: the clip has no frames at the requested times, too many of them cannot be decoded, or a limit is out
+            of range.
+        ModelError: the checkpoint's own minimum is out of range.
+    """
+    plan = plan_frames(video, settings.clip or ClipSettings())
+    resize = frame_resizer(processor, settings.min_pixels, settings.max_pixels, len(plan.frame_indices))
+    return sample_clip(video, plan, resize, progress)
 
 
 def clip_pixel_limits(processor: Any, min_pixels: int | None, max_pixels: int | None, frames: int) -> tuple[int, int]:

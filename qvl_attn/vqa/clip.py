@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,10 +14,7 @@ from qvl_attn.core.errors import InputError
 from qvl_attn.core.runtime import OnToken, Progress, no_progress
 from qvl_attn.core.text import argument
 from qvl_attn.core.types import Media
-from qvl_attn.media.sampling import ClipSettings, plan_frames
-from qvl_attn.media.video import sample_clip
-from qvl_attn.media.video_source import VideoSource
-from qvl_attn.model.preprocess import frame_resizer
+from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.vqa.merge_passes import merge_captures
 from qvl_attn.vqa.question import Question
 from qvl_attn.vqa.result import Result
@@ -52,23 +49,6 @@ class ClipQuestion:
     def prompts(self) -> tuple[Question, ...]:
         """All prompts: the whole clip, if there is one, then the passes."""
         return (*([self.whole] if self.whole else []), *self.passes)
-
-
-def load_clip(processor: Any, video: VideoSource, settings: Settings, progress: Progress = no_progress) -> Media:
-    """Sample a clip's frames at the size that the processor uses.
-
-    Args:
-        processor: processor of the model.
-        video: the clip.
-        settings: `clip` selects the frames, `min_pixels` and `max_pixels` limit their size.
-        progress: called with (stage, done, total).
-
-    Raises:
-        InputError: the clip has no frames at the requested times, or too many of them cannot be decoded.
-    """
-    plan = plan_frames(video, settings.clip or ClipSettings())
-    resize = frame_resizer(processor, settings.min_pixels, settings.max_pixels, len(plan.frame_indices))
-    return sample_clip(video, plan, resize, progress)
 
 
 def prepare_clip(engine: Engine, media: Media, questions: Sequence[str], settings: Settings) -> list[ClipQuestion]:

@@ -140,7 +140,8 @@ def answered_clip(
     on_token: OnToken | None = None,
 ) -> Iterator[Saved[Result]]:
     """Do as `answered` for questions about a clip, which is not decoded if all their results are found."""
-    from qvl_attn.vqa.clip import answer_clip, load_clip, prepare_clip
+    from qvl_attn.model.preprocess import load_clip
+    from qvl_attn.vqa.clip import answer_clip, prepare_clip
 
     asked = [_asked_of(engine, [video], text, settings, saving) for text in texts]
     results = find_again(Result, asked, saving)

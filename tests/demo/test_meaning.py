@@ -20,7 +20,8 @@ from qvl_attn.demo import heldout
 from qvl_attn.demo.dataset import write_dataset
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.media.video import open_clip
-from qvl_attn.vqa.clip import answer_clip, load_clip, prepare_clip
+from qvl_attn.model.preprocess import load_clip
+from qvl_attn.vqa.clip import answer_clip, prepare_clip
 from tests.conftest import DEMO_MODEL, DEMO_PICTURES
 
 SCENES = 16

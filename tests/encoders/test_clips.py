@@ -28,10 +28,10 @@ from qvl_attn.encoders.timeline import draw_timeline, frame_overlay, heat_map_ti
 from qvl_attn.media.image import load_picture
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.media.video import open_clip
+from qvl_attn.model.preprocess import load_clip
 from qvl_attn.render.style import Drawing
 from qvl_attn.render.video_frame import FrameOverlay, FrameRenderer
 from qvl_attn.results.clip_export import export_frames
-from qvl_attn.vqa.clip import load_clip
 from tests.conftest import DEMO_PICTURES, numbered_frames
 from tests.helpers import tiny_encoders
 
@@ -49,7 +49,7 @@ def spec_and_processor(name):
 def encode_clip(name, path=CLIP, clip_settings=ALL, **options):
     settings = EncoderSettings(clip=clip_settings, **options)
     encoder = tiny_encoders.encoder(name)
-    return encoder.encode(load_encoder_clip(encoder.spec, encoder.processor, path, clip_settings, settings), settings)
+    return encoder.encode(load_encoder_clip(encoder.spec, encoder.processor, path, settings), settings)
 
 
 def heat_of(result, values=None, query=None, layer=1, scale=None):
@@ -184,7 +184,7 @@ def test_large_frames_are_reduced_and_their_patches_lie_in_the_original(tmp_path
 
 
 def test_small_frames_stay_as_they_are():
-    media = load_encoder_clip(*spec_and_processor("clip"), CLIP, ClipSettings(fps=4))
+    media = load_encoder_clip(*spec_and_processor("clip"), CLIP, EncoderSettings(clip=ClipSettings(fps=4)))
     decoded = frames_of(CLIP)
     assert media.frames.shape == (8, 140, 168, 3)
     assert np.abs(media.frames.astype(int) - np.array([pixels for _, pixels in decoded])).mean() < 2
@@ -195,20 +195,23 @@ def test_small_frames_stay_as_they_are():
 def test_a_folder_of_frames_and_an_animation_are_clips(tmp_path):
     frames = numbered_frames(6, (90, 60))
     folder = numbered_folder(tmp_path / "frames", frames)
-    media = load_encoder_clip(*spec_and_processor("dino"), folder, ClipSettings(fps=10, source_fps=10))
+    settings = EncoderSettings(clip=ClipSettings(fps=10, source_fps=10))
+    media = load_encoder_clip(*spec_and_processor("dino"), folder, settings)
     assert np.array_equal(media.frames, frames)
     assert media.times_s == pytest.approx(np.arange(6) / 10)
     first, *others = [Image.fromarray(frame) for frame in frames]
     first.save(tmp_path / "a.gif", save_all=True, append_images=others, duration=100, loop=0)
-    animated = load_encoder_clip(*spec_and_processor("dino"), tmp_path / "a.gif", ClipSettings(fps=10))
+    animated = load_encoder_clip(
+        *spec_and_processor("dino"), tmp_path / "a.gif", EncoderSettings(clip=ClipSettings(fps=10))
+    )
     assert np.array_equal(animated.frames, frames)
     assert animated.times_s == pytest.approx(np.arange(6) / 10)
 
 
 def test_the_requested_frames_are_sampled_with_progress():
     calls = []
-    clip_settings = ClipSettings(fps=2, start_s=0.5, end_s=1.5)
-    media = load_encoder_clip(*spec_and_processor("clip"), CLIP, clip_settings, None, lambda *call: calls.append(call))
+    settings = EncoderSettings(clip=ClipSettings(fps=2, start_s=0.5, end_s=1.5))
+    media = load_encoder_clip(*spec_and_processor("clip"), CLIP, settings, lambda *call: calls.append(call))
     assert media.facts.frame_indices == (2, 4)
     assert calls[-1] == ("decoding", 4, 4)
 
@@ -224,7 +227,7 @@ def test_the_requested_frames_are_sampled_with_progress():
 )
 def test_settings_that_do_not_apply_to_encoders_are_refused(options, message):
     with pytest.raises(InputError, match=message):
-        load_encoder_clip(*spec_and_processor("clip"), CLIP, ClipSettings(**options))
+        load_encoder_clip(*spec_and_processor("clip"), CLIP, EncoderSettings(clip=ClipSettings(**options)))
 
 
 @pytest.mark.parametrize("name", ["clip", tiny_encoders.QWEN])
@@ -247,7 +250,7 @@ def test_broken_clips_give_the_known_errors(name, tmp_path, clip_file):
         load_encoder_clip(encoder.spec, encoder.processor, DEMO_PICTURES / "cats.png")
     with pytest.raises(InputError, match="`max_pixels=2`"):
         encoder.encode(
-            load_encoder_clip(encoder.spec, encoder.processor, CLIP, None, EncoderSettings(max_pixels=2)),
+            load_encoder_clip(encoder.spec, encoder.processor, CLIP, EncoderSettings(max_pixels=2)),
             EncoderSettings(max_pixels=2),
         )
 

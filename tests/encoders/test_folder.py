@@ -365,7 +365,7 @@ def test_a_clip_of_a_file_is_loaded_unchanged(tmp_path, undrawn):
     write_mp4(tmp_path / "m.mp4", zip(numbered_frames(7), times, strict=True), 0.7, rate_fps=10)
     encoder, clip_settings = tiny_encoders.encoder("dinov2"), ClipSettings(fps=5, max_frames=3)
     settings = EncoderSettings(clip=clip_settings)
-    media = load_encoder_clip(encoder.spec, encoder.processor, tmp_path / "m.mp4", clip_settings, settings)
+    media = load_encoder_clip(encoder.spec, encoder.processor, tmp_path / "m.mp4", settings)
     result = encoder.encode(media, settings)
     loaded = EncoderResult.load(result.save(tmp_path / "out", SMALL))
     assert same(loaded.media[0].frames, result.media[0].frames)

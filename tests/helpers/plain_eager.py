@@ -17,7 +17,7 @@ import torch
 
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.media.video import open_clip
-from qvl_attn.vqa.clip import load_clip
+from qvl_attn.model.preprocess import load_clip
 from qvl_attn.vqa.record import Settings
 from tests.helpers.recipe import recipe
 

@@ -15,8 +15,9 @@ from qvl_attn.attribution.settings import Settings
 from qvl_attn.core.errors import CaptureError, InputError, ModelError
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.media.video import open_clip
+from qvl_attn.model.preprocess import load_clip
 from qvl_attn.model.prompt import build_prompt, chat_messages
-from qvl_attn.vqa.clip import answer_clip, load_clip, prepare_clip
+from qvl_attn.vqa.clip import answer_clip, prepare_clip
 from qvl_attn.vqa.merge_passes import merge_captures
 from tests.conftest import CLIP_FPS
 

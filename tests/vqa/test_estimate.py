@@ -23,7 +23,7 @@ from qvl_attn.media.video import open_clip
 from qvl_attn.model.loading import choose_placement
 from qvl_attn.model.memory import CUDA_BYTES, ESTIMATED_MODES, ITEM_BYTES, Job, mapped_bytes, peak_bytes
 from qvl_attn.model.placement import Placement
-from qvl_attn.vqa.clip import load_clip
+from qvl_attn.model.preprocess import load_clip
 from qvl_attn.vqa.estimate import check_context, check_memory, choose_attention, estimate_of
 from qvl_attn.vqa.fitting import NEW_TOKENS, QUERIES, WORDS, fit_of
 from qvl_attn.vqa.question import read_question

@@ -17,9 +17,9 @@ from qvl_attn.core.errors import CaptureError
 from qvl_attn.core.types import Media
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.media.video import open_clip
+from qvl_attn.model.preprocess import load_clip
 from qvl_attn.vqa import explain
 from qvl_attn.vqa.batching import run_group
-from qvl_attn.vqa.clip import load_clip
 from qvl_attn.vqa.explain import removal_curves
 from qvl_attn.vqa.question import read_question, without_pixels
 from tests.conftest import DEMO_PICTURES

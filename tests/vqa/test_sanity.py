@@ -17,8 +17,9 @@ from qvl_attn.core.typed_json import decoded
 from qvl_attn.demo.heldout import scene
 from qvl_attn.media.sampling import ClipSettings
 from qvl_attn.media.video import open_clip
+from qvl_attn.model.preprocess import load_clip
 from qvl_attn.vqa import sanity
-from qvl_attn.vqa.clip import answer_clip, load_clip, prepare_clip
+from qvl_attn.vqa.clip import answer_clip, prepare_clip
 from qvl_attn.vqa.sanity import FIRST_SCENE, depths, other_picture, other_question, sanity_checks, scrambled
 from tests.conftest import DEMO_PICTURES
 

@@ -19,9 +19,10 @@ from qvl_attn.model import placement
 from qvl_attn.model.checkpoint import Checkpoint, find_checkpoint
 from qvl_attn.model.loading import choose_placement, load_config
 from qvl_attn.model.placement import sure_placement
+from qvl_attn.model.preprocess import load_clip
 from qvl_attn.render.style import Drawing
 from qvl_attn.results.session import Saving
-from qvl_attn.vqa.clip import load_clip, prepare_clip
+from qvl_attn.vqa.clip import prepare_clip
 from qvl_attn.vqa.engine import Engine
 from qvl_attn.vqa.session import find_saved, result_folder
 
