@@ -7,7 +7,7 @@ script stands in, side by side, one thread each, on the same inputs, with the Py
 exit codes, stdout and all files: arrays bit by bit, JSON, JSONL and CSV by structure, pictures pixel by pixel, videos
 frame by frame. Pages are compared by the maps, pictures and numbers that they carry, in any layout, and by what they
 draw in Chromium in some states (see compare_pages.py). One line a command is printed, with the first difference (REF's
-value, then this tree's); the exit code is 1 if anything differs.
+value, then this tree's); the exit code is 1 if anything differs. A command of NEW that REF refuses is not compared.
 
 Pictures and videos have captions, so a change of wording changes their pixels: move code, compare, then reword.
 After a change of wording, `--no-drawings` still compares everything else.
@@ -104,16 +104,23 @@ encoder: encoder ../in/cats.png --at 60,160 --at 10,10 --layer 1 --over max --em
 encoder-clip: encoder ../in/clip.mp4 --fps 4 --side-by-side --smooth --at 60,60
 encoder-classes: encoder ../in/shapes.png ../in/turned.jpg -m ../in/encoder --saliency --at 90,90 --json
 encoder-whole: encoder ../in/wide.png -m ../in/encoder --saliency --label cat --max-pixels 20000 --over min
+encoder-scale: encoder ../in/cats.png ../in/wide.png --denoise median --blur 0.5 --scale shared --draw-size 300
+encoder-clip-scale: encoder ../in/moving.gif --fps 5 --denoise rank-gaussian --scale frame --layer 0
 encoder-folder: encoder --input-dir ../in/photos --embeddings pca,tsne
 render: render ask-methods/* --method gradient --colormap viridis --interp cells --draw-size 300
 render-picture: render ask/* --layers 1-2 --query last --media ../in/cats.png --scale shared --draw-size full
 render-clip: render video/* --heads 1 --media ../in/clip.mp4 --smooth --scale frame
+render-encoder: render encoder/* --layer 0 --over min --media ../in/cats.png --blur 0.5 --draw-size full --json
+render-encoder-clip: render encoder-clip/* --layer 0 --media ../in/clip.mp4 --smooth --scale frame
 report: report ask/* --out report/page.html
 report-several: report ask-questions/* ask/* ask-methods/* --out report-several/page.html
 report-clip: report video-both/* --out report-clip/page.html
 report-check: report check-methods --out report-check/page.html
 report-encoder: report encoder/* --out report-encoder/page.html
+report-kinds: report ask/* encoder/* encoder-clip/* --out report-kinds/page.html
 """
+# Those that an older version may refuse as a user's error; it then has nothing to compare.
+NEW = {"encoder-scale", "encoder-clip-scale", "render-encoder", "render-encoder-clip", "report-kinds"}
 # Of those that are to fail; of all others it is 0.
 EXIT_CODES = {"ask-missing": 2, "check-faulty": 1}
 # Goes on with that check, which is copied as if it had been stopped half way.
@@ -358,11 +365,13 @@ def with_needed(names: Sequence[str]) -> list[str]:
     return [name for name in COMMANDS if name in needed]
 
 
-def compare(name: str, sides: Sequence[Side], comparison: Comparison) -> tuple[list[str], np.ndarray]:
-    """Run a command on both sides. All differences, and the seconds that each side took."""
+def compare(name: str, sides: Sequence[Side], comparison: Comparison) -> tuple[list[str] | None, np.ndarray]:
+    """Run a command on both sides. All differences, None if REF refuses what is new; and the seconds of each side."""
     with ThreadPoolExecutor() as pool:
         codes, seconds = zip(*pool.map(lambda side: side.run(name), sides), strict=True)
     differences, expected = [], EXIT_CODES.get(name, 0)
+    if name in NEW and codes == (2, expected):
+        return None, np.array(seconds)
     for side, code in zip(sides, codes, strict=True):
         if code != expected:
             message = " ".join((side.work / f"{name}.stderr").read_text(errors="replace").split())
@@ -408,8 +417,11 @@ def main() -> int:
         for name in names:
             differences, took = compare(name, sides, comparison)
             differing, seconds = differing + bool(differences), seconds + took
-            more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
-            print(f"{name}: {f'differs: {differences[0]}{more}' if differences else 'same'}", flush=True)
+            found = "new: REF refuses it" if differences is None else "same"
+            if differences:
+                more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
+                found = f"differs: {differences[0]}{more}"
+            print(f"{name}: {found}", flush=True)
     print(f"{len(names)} commands, {differing} differ; {seconds[0]:.0f} s for REF, {seconds[1]:.0f} s for this tree")
     return int(differing > 0)
 

@@ -6,13 +6,14 @@ import base64
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 
 import av
 import compare_outputs
 import numpy as np
 import pytest
-from compare_outputs import COMMANDS, EXIT_CODES, STOPPED, Comparison, Side, compare, with_needed
+from compare_outputs import COMMANDS, EXIT_CODES, NEW, STOPPED, Comparison, Side, compare, with_needed
 from PIL import Image
 
 from qvl_attn.render.html.payload import pack_rows
@@ -237,6 +238,22 @@ def test_both_versions_run_and_are_compared(tmp_path):
     assert compare("ask-missing", [old, old], Comparison())[0][0].startswith("exit code: 0 in work, want 2")
 
 
+def test_what_is_new_may_be_refused_by_ref_alone(tmp_path):
+    codes = {"refusing": 2, "same": 0, "failing": 1}
+    sides = {name: side(tmp_path / name, f"sys.exit({code})") for name, code in codes.items()}
+
+    def differences(name: str, *names: str) -> list[str] | None:
+        for one in sides.values():
+            shutil.rmtree(one.work / name, ignore_errors=True)
+        return compare(name, [sides[each] for each in names], Comparison())[0]
+
+    assert differences("render-encoder", "refusing", "same") is None
+    for pair in (("same", "refusing"), ("failing", "same"), ("refusing", "failing"), ("refusing", "refusing")):
+        assert differences("render-encoder", *pair), pair
+    assert differences("render-encoder", "same", "same") == []
+    assert differences("render", "refusing", "same"), "it is not new"
+
+
 def test_a_package_from_elsewhere_is_refused(tmp_path):
     lost = side(tmp_path / "lost", "")
     (lost.tree / "qvl_attn").rename(lost.tree / "elsewhere")
@@ -246,7 +263,7 @@ def test_a_package_from_elsewhere_is_refused(tmp_path):
 
 def test_commands_run_after_those_that_they_read():
     names = [*COMMANDS]
-    assert {*EXIT_CODES, *STOPPED, *STOPPED.values()} <= {*names}
+    assert {*EXIT_CODES, *NEW, *STOPPED, *STOPPED.values()} <= {*names}
     assert with_needed(["report-several"]) == ["ask", "ask-questions", "ask-methods", "report-several"]
     assert with_needed(["check-resumed"]) == ["check", "check-resumed"]
     for i, name in enumerate(names):
