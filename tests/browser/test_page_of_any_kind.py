@@ -241,3 +241,26 @@ def test_an_encoder_plays_its_layers_and_frames_and_shows_its_shares(open_encode
         pass_ms(520)
         assert page.evaluate("state.frame") == 1
         page.locator("#film-play").click()
+
+
+@pytest.mark.parametrize(("width", "height"), [(1400, 900), (800, 900), (390, 844)])
+def test_the_controls_cover_nothing(open_encoder_page, width, height):
+    page = open_encoder_page("cls", viewport={"width": width, "height": height})
+    page.evaluate("document.querySelectorAll('details').forEach((details) => (details.open = true))")
+    for share in (0, 0.3, 0.6, 1):
+        covered = page.evaluate(COVERED, share)
+        assert covered == [], share
+
+
+COVERED = """(share) => {
+  scrollTo(0, share * document.documentElement.scrollHeight);
+  const box = document.querySelector(".controls").getBoundingClientRect();
+  return [...document.querySelectorAll(".card")].filter((card) => {
+    if (card.closest(".controls") || !card.offsetParent) return false;
+    const other = card.getBoundingClientRect();
+    return (
+      Math.min(other.right, box.right) - Math.max(other.left, box.left) > 1 &&
+      Math.min(other.bottom, box.bottom) - Math.max(other.top, box.top) > 1
+    );
+  }).map((card) => card.className);
+}"""

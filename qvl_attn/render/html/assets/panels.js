@@ -26,7 +26,10 @@ function buildPanel(panel, number) {
     };
     figure.addEventListener("pointermove", (event) => pointAt(cellAt(event)));
     figure.addEventListener("pointerleave", () => pointAt(null));
-    figure.addEventListener("click", (event) => change(() => selectCell(number, cellAt(event))));
+    // A click has whole pixels, which may lie in another cell than the pointer, so the cell of the press is taken.
+    let pressed = null;
+    figure.addEventListener("pointerdown", (event) => (pressed = cellAt(event)));
+    figure.addEventListener("click", () => change(() => selectCell(number, pressed)));
     figure.addEventListener("keydown", (event) => moveByKey(event, number, mediaIndex));
     const item = make("div", { class: "shot" }, figure);
     if (result.media.length > 1) item.append(make("small", {}, `${mediaIndex + 1} · ${medium.name}`));
