@@ -10,6 +10,7 @@ from qvl_attn.core.files import read_json
 from qvl_attn.core.text import argument
 from qvl_attn.encoders.result import EncoderResult
 from qvl_attn.media.image import check_local
+from qvl_attn.results.codec import ResultJson
 from qvl_attn.results.result import StoredResult
 from qvl_attn.results.run_folder import RUN_FILE
 from qvl_attn.results.store import RESULT_FILE, is_complete, is_pass
@@ -25,6 +26,11 @@ def read_saved(folder: str | os.PathLike[str]) -> StoredResult:
         InputError: the folder does not exist, or holds something else.
         StoreError: the result is damaged.
     """
+    return read_with_json(folder)[0]
+
+
+def read_with_json(folder: str | os.PathLike[str]) -> tuple[StoredResult, ResultJson]:
+    """Do as `read_saved`, and return its `result.json` too, which is parsed once."""
     path, name = Path(folder), check_local(os.fspath(folder))
     if not os.path.isdir(path):  # pathlib raises on names that are too long  # noqa: PTH112
         problem = "is not a folder" if os.path.lexists(path) else "does not exist"
@@ -41,10 +47,12 @@ def read_saved(folder: str | os.PathLike[str]) -> StoredResult:
             else "name a result that ask, video or encoder wrote"
         )
         raise InputError(f"{name} is not a complete result: it has no result.json", hint)
-    kind, known = read_json(path / RESULT_FILE).get("kind"), [name for each in KINDS for name in each.kinds]
+    parsed = read_json(path / RESULT_FILE)
+    kind, known = parsed.get("kind"), [name for each in KINDS for name in each.kinds]
     for each in KINDS:
         if kind in each.kinds:
-            return each.load(path)
+            saved = each.saved_json(path, parsed)
+            return each.load_with(path, saved), saved
     raise StoreError(f"{name} is damaged: kind: {kind!r} is none of {', '.join(known)}")
 
 

@@ -13,7 +13,7 @@ from qvl_attn.evaluation.examples import read_examples
 from qvl_attn.evaluation.page import check_html
 from qvl_attn.evaluation.rows import read_all_scores
 from qvl_attn.evaluation.summary_json import SUMMARY_REMEDY, read_summary
-from qvl_attn.kinds import check_whole, read_saved
+from qvl_attn.kinds import check_whole, read_with_json
 from qvl_attn.render.html.page import REPORT_FILE
 from qvl_attn.results.page_data import results_html
 from qvl_attn.results.run_folder import ROWS_FILE, RUN_FILE, SUMMARY_FILE, read_finished_run
@@ -62,10 +62,9 @@ def _html(folders: Sequence[Path]) -> str:
         raise InputError(f"{checks[0]} is a check, which has a page of its own", "name it alone")
     if checks:
         return _check_html(checks[0])
-    results = [read_saved(folder) for folder in folders]
-    notes = [result.saved_json(folder).notes for folder, result in zip(folders, results, strict=True)]
+    read = [read_with_json(folder) for folder in folders]
     with damage(", ".join(str(folder / RESULT_FILE) for folder in folders)):
-        return results_html(results, notes)
+        return results_html([result for result, _ in read], [saved.notes for _, saved in read])
 
 
 def _check_html(folder: Path) -> str:

@@ -100,14 +100,17 @@ class StoredResult(Record, ABC):
             InputError: it is a result of another kind.
             StoreError: the folder is not a complete result of a known schema.
         """
-        path = Path(folder)
-        saved = cls.saved_json(path)
-        with reading(path, cls.remedy):
+        return cls.load_with(Path(folder), cls.saved_json(Path(folder)))
+
+    @classmethod
+    def load_with(cls, folder: Path, saved: Any) -> Self:
+        """Do as `load`, with the `result.json` that `saved_json` gave."""
+        with reading(folder, cls.remedy):
             return cls._from_json(
-                path,
+                folder,
                 saved,
-                read_npz(path / ARRAYS_FILE),
-                media=read_media(path, saved.media),
+                read_npz(folder / ARRAYS_FILE),
+                media=read_media(folder, saved.media),
                 settings=saved.settings,
                 provenance=saved.provenance,
                 seconds=saved.seconds,
@@ -115,14 +118,18 @@ class StoredResult(Record, ABC):
             )
 
     @classmethod
-    def saved_json(cls, folder: Path) -> Any:
+    def saved_json(cls, folder: Path, parsed: dict[str, Any] | None = None) -> Any:
         """Return the `result.json` of a folder, as the class's `schema`.
+
+        Args:
+            folder: the folder.
+            parsed: what the file holds, if it is read already.
 
         Raises:
             InputError: it is a result of another kind.
             StoreError: it is not a result of a known schema.
         """
-        value = read_json(folder / RESULT_FILE)
+        value = read_json(folder / RESULT_FILE) if parsed is None else parsed
         kind, version = value.get("kind"), value.get("schema_version")
         if version != SCHEMA_VERSION:
             raise StoreError(f"{folder} has schema {quoted(version)}", f"this version reads {SCHEMA_VERSION}")

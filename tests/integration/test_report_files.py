@@ -17,11 +17,14 @@ from typer.testing import CliRunner
 
 from qvl_attn import Drawing, Result
 from qvl_attn.cli.app import app
+from qvl_attn.core import files as core_files
+from qvl_attn.core import typed_json
 from qvl_attn.core.errors import InputError, StoreError
 from qvl_attn.report import make_report
 from qvl_attn.results.page_data import results_html
 from tests.cli.test_cli import fails
 from tests.helpers.check_runs import without_drawings
+from tests.helpers.kept import write_kept
 from tests.helpers.loading import without_loading
 from tests.helpers.pages import EVIL, Reader, assert_close, read_png
 from tests.helpers.processes import PATIENCE_S
@@ -388,3 +391,12 @@ def test_a_check_that_lacks_rows_or_has_words_for_figures_is_told_so(scored, tmp
         StoreError, match=r"summary.json is damaged: summary.headline\[...\].low: expected float \| null, got str"
     ):
         make_report(tmp_path / "run")
+
+
+def test_each_file_is_parsed_once(tmp_path, monkeypatch):
+    folders = [write_kept(kind, tmp_path / kind) for kind in ("ask", "encoder")]
+    files = [folder / "result.json" for folder in folders]
+    parse, texts = typed_json.parse_json, []
+    monkeypatch.setattr(core_files, "parse_json", lambda text: texts.append(text) or parse(text))
+    make_report(folders, tmp_path / "page.html")
+    assert texts == [file.read_text(encoding="utf-8") for file in files]
