@@ -105,7 +105,7 @@ encoder-clip: encoder ../in/clip.mp4 --fps 4 --side-by-side --smooth --at 60,60
 encoder-classes: encoder ../in/shapes.png ../in/turned.jpg -m ../in/encoder --saliency --at 90,90 --json
 encoder-whole: encoder ../in/wide.png -m ../in/encoder --saliency --label cat --max-pixels 20000 --over min
 encoder-scale: encoder ../in/cats.png ../in/wide.png --denoise median --blur 0.5 --scale shared --draw-size 300
-encoder-clip-scale: encoder ../in/moving.gif --fps 5 --denoise rank-gaussian --scale frame --layer 0
+encoder-clip-scale: encoder ../in/frames --source-fps 5 --fps 5 --denoise rank-gaussian --scale frame --layer 0
 encoder-folder: encoder --input-dir ../in/photos --embeddings pca,tsne
 render: render ask-methods/* --method gradient --colormap viridis --interp cells --draw-size 300
 render-picture: render ask/* --layers 1-2 --query last --media ../in/cats.png --scale shared --draw-size full
