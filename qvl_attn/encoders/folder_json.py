@@ -10,7 +10,7 @@ from qvl_attn.core.errors import StoreError
 from qvl_attn.core.files import read_json
 from qvl_attn.core.text import argument
 from qvl_attn.core.typed_json import Count, Finite, LayerOrHead, Number, Whole, decoded
-from qvl_attn.results.run_folder import REMEDIES, ROWS_FILE, SUMMARY_FILE, read_rows
+from qvl_attn.results.run_folder import SUMMARY_FILE, read_typed_rows
 
 REMEDY = f"name another {argument('out')}"
 F = TypeVar("F")
@@ -118,13 +118,11 @@ def read_folder_rows(out: Path) -> Iterator[PictureRow | ErrorRow]:
     Raises:
         StoreError: a line is not a row.
     """
-    for number, row in enumerate(read_rows(out), 1):
-        try:
-            failed = row.get("status") == "error"
-            yield decoded(row, ErrorRow, "row") if failed else decoded(row, PictureRow, "row")
-        except ValueError as error:
-            message = f"{out / ROWS_FILE}: line {number} is not a row of this version ({error})"
-            raise StoreError(message, REMEDIES["survey"]) from None
+    return read_typed_rows(out, "survey", _row_of)
+
+
+def _row_of(row: dict[str, Any]) -> PictureRow | ErrorRow:
+    return decoded(row, ErrorRow, "row") if row.get("status") == "error" else decoded(row, PictureRow, "row")
 
 
 def read_folder_summary(out: Path) -> FolderSummary:

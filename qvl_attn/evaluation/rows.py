@@ -13,7 +13,7 @@ from qvl_attn.core.text import quoted
 from qvl_attn.core.typed_json import Count, Finite, Number, Share, decoded
 from qvl_attn.evaluation.figures import HEAD_FIGURES, Controlled, Controls, Figures, LayerControls
 from qvl_attn.evaluation.score import Score
-from qvl_attn.results.run_folder import REMEDIES, ROWS_FILE, Run, read_rows
+from qvl_attn.results.run_folder import REMEDIES, ROWS_FILE, Run, read_typed_rows
 
 _FRACTIONS = ("pointing", "mass", "auc", "iou")
 
@@ -115,14 +115,7 @@ def read_scores(folder: Path) -> list[Score]:
     Raises:
         StoreError: a line is not a row.
     """
-    scores = []
-    for number, row in enumerate(read_rows(folder), 1):
-        try:
-            scores.append(score_of(row))
-        except ValueError as error:
-            message = f"{folder / ROWS_FILE}: line {number} is not a row of this version ({error})"
-            raise StoreError(message, REMEDIES["check"]) from None
-    return sorted(scores, key=lambda score: score.index)
+    return sorted(read_typed_rows(folder, "check", score_of), key=lambda score: score.index)
 
 
 def read_all_scores(folder: Path, run: Run) -> list[Score]:

@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Literal, NotRequired, TypedDict
+from typing import Any, BinaryIO, Final, Literal, NotRequired, TypedDict, TypeVar
 
 from filelock import FileLock, Timeout
 
@@ -33,6 +33,7 @@ CHANGED_WORDS = {
     "survey": ("pictures", "", ""),
 }
 # What makes a row anew that cannot be read, for each kind.
+R = TypeVar("R")
 REMEDIES = {
     "check": "remove the line and run the same check again: it asks the sample again",
     "survey": "remove the line and run the encoder over the folder again: it encodes the picture again",
@@ -378,3 +379,22 @@ def read_rows(folder: Path) -> Iterator[dict[str, Any]]:
                 )
             ids.add(name)
             yield row
+
+
+def read_typed_rows(folder: Path, kind: str, typed: Callable[[dict[str, Any]], R]) -> Iterator[R]:
+    """Yield the rows of a run as its kind has them, in the order in which they were written.
+
+    Args:
+        folder: the folder of the run.
+        kind: `check` or `survey`.
+        typed: checks and converts a row; a ValueError says what is wrong with it.
+
+    Raises:
+        StoreError: a line is not a row, or as in `read_rows`.
+    """
+    for number, row in enumerate(read_rows(folder), 1):
+        try:
+            yield typed(row)
+        except ValueError as error:
+            message = f"{folder / ROWS_FILE}: line {number} is not a row of this version ({error})"
+            raise StoreError(message, REMEDIES[kind]) from None

@@ -8,7 +8,15 @@ import os
 import pytest
 
 from qvl_attn.core.errors import InputError, StoreError
-from qvl_attn.results.run_folder import LOCK_FILE, ROWS_FILE, RUN_FILE, SUMMARY_FILE, open_run, read_rows
+from qvl_attn.results.run_folder import (
+    LOCK_FILE,
+    ROWS_FILE,
+    RUN_FILE,
+    SUMMARY_FILE,
+    open_run,
+    read_rows,
+    read_typed_rows,
+)
 
 RUN = {"schema_version": 1, "kind": "check", "same": {"--query": "last"}, "facts": {}, "samples": {"a": "1", "b": "2"}}
 ROWS = [{"id": "a", "answer": "é"}, {"id": "b", "answer": "猫"}]
@@ -237,3 +245,19 @@ def test_what_is_not_the_same_is_named(out):
         "samples changed (question, answers, boxes or pictures): 1 (b)",
     ]
     assert contents(out) == before
+
+
+@pytest.mark.parametrize(
+    ("kind", "remedy"), [("check", "run the same check again"), ("survey", "run the encoder over")]
+)
+def test_a_row_that_its_kind_refuses_is_named_with_what_makes_it_anew(out, kind, remedy):
+    def answer(row):
+        if row["answer"] == "猫":
+            raise ValueError("row.answer: no cat")
+        return row["answer"]
+
+    rows = read_typed_rows(out, kind, answer)
+    assert next(rows) == "é"
+    with pytest.raises(StoreError, match=r"line 2 is not a row of this version \(row.answer: no cat\)") as caught:
+        next(rows)
+    assert remedy in caught.value.in_one_line()
