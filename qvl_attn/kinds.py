@@ -7,7 +7,7 @@ from pathlib import Path
 
 from qvl_attn.core.errors import InputError, StoreError
 from qvl_attn.core.files import read_json
-from qvl_attn.core.text import argument
+from qvl_attn.core.text import argument, quoted
 from qvl_attn.encoders.result import EncoderResult
 from qvl_attn.media.image import check_local
 from qvl_attn.results.codec import ResultJson
@@ -53,7 +53,7 @@ def read_with_json(folder: str | os.PathLike[str]) -> tuple[StoredResult, Result
         if kind in each.kinds:
             saved = each.saved_json(path, parsed)
             return each.load_with(path, saved), saved
-    raise StoreError(f"{name} is damaged: kind: {kind!r} is none of {', '.join(known)}")
+    raise StoreError(f"{name} is damaged: kind: {quoted(kind)} is none of {', '.join(known)}")
 
 
 def check_whole(folder: Path) -> None:

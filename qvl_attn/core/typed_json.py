@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from qvl_attn.core.errors import QvlAttnError
+from qvl_attn.core.text import shortened
 
 # Numbers as files may hold them: small enough for sums and squares to be finite, null where a figure is not defined;
 # whole ones that every reader of JSON and NumPy's int64 can hold.
@@ -69,7 +70,7 @@ def decoded(value: Any, kind: type[T], name: str, *, exact: bool = False) -> T:
         text = str(error)
         message, place = found.groups() if (found := _PLACE.fullmatch(text)) else (text, "")
         message = message.replace("`", "")
-        raise ValueError(f"{name}{place}: {message[:1].lower()}{message[1:]}") from None
+        raise ValueError(f"{name}{place}: {shortened(message[:1].lower() + message[1:])}") from None
     except QvlAttnError as error:
         raise ValueError(f"{name}: {error.message}") from None
     unknown = value.keys() - vars(converted).keys() if exact else ()

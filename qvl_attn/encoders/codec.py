@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qvl_attn.core.typed_json import Count, Finite, LayerOrHead, decoded
+from qvl_attn.core.types import _require_array
 from qvl_attn.encoders.attention import EncoderAttention, join_heads
 from qvl_attn.encoders.maps import EncoderMaps
 from qvl_attn.encoders.record import (
@@ -23,7 +24,7 @@ from qvl_attn.encoders.record import (
     SaliencyMap,
     SaliencyMethod,
 )
-from qvl_attn.encoders.statistics import describe_statistics, statistics_of
+from qvl_attn.encoders.statistics import ByStatistic, Statistic, describe_statistics, statistics_of
 from qvl_attn.results.codec import Arrays, ResultJson, grid_sizes, shared_arrays
 from qvl_attn.results.record import Over
 
@@ -74,6 +75,13 @@ class StatisticJson:
     chance: Finite
 
 
+class LayerJson(ByStatistic[StatisticJson]):
+    """The statistics of a layer, and whether its patches attend to the whole step."""
+
+    layer: LayerOrHead
+    full: bool
+
+
 @dataclass(frozen=True)
 class SaliencyJson:
     """A saliency map, whose values are in `attention.npz`."""
@@ -94,8 +102,7 @@ class EncoderJson(ResultJson):
     patch_px: Count
     queries: tuple[QueryJson, ...]
     headline: HeadlineJson
-    # The number of the layer, whether it attends to the whole step, and its statistics by name.
-    layers: tuple[dict[str, LayerOrHead | bool | StatisticJson], ...]
+    layers: tuple[LayerJson, ...]
     said: tuple[str, ...]
     saliency: tuple[SaliencyJson, ...]
 
@@ -186,25 +193,23 @@ def encoder_json(record: EncoderRecord, **common: Any) -> EncoderJson:
             minimum=float(values.min()),
             maximum=float(values.max()),
         ),
-        layers=tuple(
-            {
-                "layer": layer,
-                "full": bool(attention.full[layer]),
-                **{
-                    name: StatisticJson(
-                        mean=float(statistic.values[layer].mean()),
-                        least=float(statistic.values[layer].min()),
-                        most=float(statistic.values[layer].max()),
-                        chance=float(statistic.chance[layer]),
-                    )
-                    for name, statistic in statistics.items()
-                },
-            }
-            for layer in range(attention.layer_count)
-        ),
+        layers=tuple(_layer_json(layer, bool(full), statistics) for layer, full in enumerate(attention.full)),
         said=tuple(describe_statistics(statistics)),
         saliency=tuple(SaliencyJson(saliency.method, saliency.target, saliency.score) for saliency in record.saliency),
     )
+
+
+def _layer_json(layer: int, full: bool, statistics: Mapping[str, Statistic]) -> LayerJson:
+    figures = {
+        name: StatisticJson(
+            mean=float(statistic.values[layer].mean()),
+            least=float(statistic.values[layer].min()),
+            most=float(statistic.values[layer].max()),
+            chance=float(statistic.chance[layer]),
+        )
+        for name, statistic in statistics.items()
+    }
+    return cast(LayerJson, {"layer": layer, "full": full, **figures})
 
 
 def _query_json(record: EncoderRecord, query: str) -> QueryJson:
@@ -263,8 +268,7 @@ def _attention_from(family: str, arrays: Mapping[str, NDArray[Any]]) -> EncoderA
     if by_head.shape[3:] != (t * h * w,) or prefix.shape[:4] != (L, H, Q, t):
         raise ValueError("weights_by_head and prefix_weights do not fit the grid")
     tokens = np.concatenate([prefix, by_head.reshape(L, H, Q, t, h * w)], axis=-1)
-    if arrays["patch_px"].shape:
-        raise ValueError("patch_px: not one number")
+    _require_array("patch_px", arrays["patch_px"], np.int64, ())
     roles = arrays["query_role"].tolist()
     has_cls, first = roles[0] == "cls", 1 + (roles[0] == "cls")
     if roles != ["cls"] * has_cls + ["patch"] * (Q - has_cls):

@@ -4,27 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Generic, Literal, NotRequired, TypedDict, TypeVar
+from typing import Any, Literal, TypedDict
 
 from qvl_attn.core.errors import StoreError
 from qvl_attn.core.files import read_json
 from qvl_attn.core.text import argument
 from qvl_attn.core.typed_json import Count, Finite, LayerOrHead, Number, Whole, decoded
+from qvl_attn.encoders.statistics import ByStatistic
 from qvl_attn.results.run_folder import SUMMARY_FILE, read_typed_rows
 
 REMEDY = f"name another {argument('out')}"
-F = TypeVar("F")
-
-
-class ByStatistic(TypedDict, Generic[F]):
-    """A value for each of `STATISTICS`; encoders without windows have no `window_share`."""
-
-    distance_px: F
-    entropy_bits: F
-    top10_share: F
-    tokens_50: F
-    tokens_90: F
-    window_share: NotRequired[F]
 
 
 class _Row(TypedDict):

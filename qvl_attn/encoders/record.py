@@ -238,6 +238,7 @@ class EncoderRecord(Record):
     patch_row_places: IntArray | None = None
 
     def __post_init__(self) -> None:
+        _require(len(self.media) == 1, f"media: an encoder has one picture or clip, not {len(self.media)}")
         L, A, grid = self.attention.layer_count, len(self.attention.query_patches), self.attention.grid
         t, h, w = grid
         side_px = self.attention.patch_px

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Generic, NotRequired, TypedDict, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,18 @@ TITLES = {
 }
 STRONGEST = 10
 Floats = NDArray[np.float64]
+F = TypeVar("F")
+
+
+class ByStatistic(TypedDict, Generic[F]):
+    """A value for each of `STATISTICS`; encoders without windows have no `window_share`."""
+
+    distance_px: F
+    entropy_bits: F
+    top10_share: F
+    tokens_50: F
+    tokens_90: F
+    window_share: NotRequired[F]
 
 
 @dataclass(frozen=True, eq=False, repr=False)

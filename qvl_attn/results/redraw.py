@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TypedDict, TypeVar, Unpack
 
 from qvl_attn.core.errors import InputError
-from qvl_attn.core.options import check_names, with_types
+from qvl_attn.core.options import check_names, of_type, with_types
 from qvl_attn.core.text import argument, pluralize
 from qvl_attn.core.types import Media
 from qvl_attn.media.given import PictureLike, is_path, listed, load_given
@@ -54,9 +54,10 @@ def redrawn(result: R, *, media: PictureLike | Sequence[PictureLike] = (), **opt
         InputError: a layer, head, query or method does not exist in the result, an option is of another kind of
             result, or a file is not the original.
         CaptureError: there is no attention to draw.
-        TypeError: an option is of another type.
+        TypeError: the result or an option is of another type.
     """
     check_names(options, RedrawOptions, redrawn)
+    of_type("result", result, StoredResult)
     choices = {name: value for name, value in with_types(options, RedrawOptions).items() if value is not None}
     for name, value in choices.items():
         if name not in result.choices:

@@ -31,7 +31,16 @@ from qvl_attn.results.codec import (
 from qvl_attn.results.figures import Figures, font_notes, media_notes
 from qvl_attn.results.page_data import PagePart, maps_page_part, results_html
 from qvl_attn.results.record import MapSource, Record
-from qvl_attn.results.store import ARRAYS_FILE, RESULT_FILE, Contents, draw_threads, folder_name, reading, save_record
+from qvl_attn.results.store import (
+    ARRAYS_FILE,
+    RESULT_FILE,
+    Contents,
+    draw_threads,
+    folder_name,
+    is_pass,
+    reading,
+    save_record,
+)
 
 LOADERS = "the class of its kind loads it; report and render take results of every kind"
 
@@ -106,7 +115,7 @@ class StoredResult(Record, ABC):
     def load_with(cls, folder: Path, saved: Any) -> Self:
         """Do as `load`, with the `result.json` that `saved_json` gave."""
         with reading(folder, cls.remedy):
-            return cls._from_json(
+            result = cls._from_json(
                 folder,
                 saved,
                 read_npz(folder / ARRAYS_FILE),
@@ -116,6 +125,20 @@ class StoredResult(Record, ABC):
                 seconds=saved.seconds,
                 peak_memory_bytes=saved.peak_memory_bytes,
             )
+            if not is_pass(folder):  # a pass may be of a single frame
+                result._check_kind(saved.kind)
+            return result
+
+    def _check_kind(self, kind: str) -> None:
+        """Check that the kind of a saved result, its settings and its media are all of pictures, or all of a clip.
+
+        Raises:
+            ValueError: they contradict each other.
+        """
+        if len(self.kinds) > 1 and kind != self.kinds[self.is_clip]:
+            raise ValueError(f"kind: {kind} of {self.media[0].kind}s")
+        if len(self.kinds) > 1 and self.is_clip != (self.settings.clip is not None):
+            raise ValueError(f"settings.clip: does not fit the media, which are {self.media[0].kind}s")
 
     @classmethod
     def saved_json(cls, folder: Path, parsed: dict[str, Any] | None = None) -> Any:

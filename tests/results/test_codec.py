@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import tracemalloc
 
 import numpy as np
@@ -41,7 +42,15 @@ def refusal(kind, tmp_path, **changed):
     return text
 
 
+CLIP = {"fps": 2.0, "max_frames": 8, "start_s": 0.0, "end_s": None, "source_fps": 24.0, "mode": "clip"}
 FIELDS = [
+    ("ask", "settings.clip", CLIP, "settings.clip: does not fit the media"),
+    ("ask", "kind", "video", "kind: video of pictures"),
+    ("video", "settings.clip", None, "settings.clip: does not fit the media"),
+    ("video", "kind", "ask", "kind: ask of clips"),
+    ("encoder", "layers.0.full", 2, "result.layers[0].full: expected bool, got int"),
+    ("encoder", "layers.0.entropy_bits", None, "result.layers[0].entropy_bits: expected object, got null"),
+    ("encoder", "headline.over", "x" * 5000, "result.headline.over: invalid enum value 'xxx"),
     ("video", "media.0.clip.frame_indices.3", "x", "result.media[0].clip.frame_indices[3]: expected int, got str"),
     ("video", "media.0.clip.frame_indices.1", -1, "result.media[0].clip.frame_indices[1]: expected int >= 0"),
     ("video", "media.0.clip.frame_indices.1", 2**60, "result.media[0].clip.frame_indices[1]: expected int <= "),
@@ -70,7 +79,7 @@ FIELDS = [
     ("encoder", "settings.colour", "red", "settings.colour: unknown"),
     ("encoder", "settings.at.0", [1], "settings.at[0]: expected array of length 2"),
     ("encoder", "queries.1.at_px", "x", "result.queries[1].at_px: expected array | null, got str"),
-    ("encoder", "layers.1.distance_px.mean", "x", "result.layers[1][...].mean: expected float, got str"),
+    ("encoder", "layers.1.distance_px.mean", "x", "result.layers[1].distance_px.mean: expected float, got str"),
     ("encoder", "said", "x", "result.said: expected array, got str"),
     ("encoder", "provenance.family", 3, "result.provenance.family: expected str, got int"),
 ]
@@ -80,7 +89,9 @@ FIELDS = [
     ("kind", "path", "value", "message"), FIELDS, ids=[f"{kind} {path}" for kind, path, *_ in FIELDS]
 )
 def test_a_field_is_refused_by_its_name(tmp_path, kind, path, value, message):
-    assert message in refusal(kind, tmp_path, **json_with(kind, path, value))
+    refused = refusal(kind, tmp_path, **json_with(kind, path, value))
+    assert message in refused
+    assert len(refused) < 600
 
 
 @pytest.mark.parametrize(
@@ -88,6 +99,7 @@ def test_a_field_is_refused_by_its_name(tmp_path, kind, path, value, message):
     [
         ("ask", {"grid_thw": np.array([[1, 2**31, 2**31]] * 2)}, "grid_thw does not fit the vision tokens"),
         ("ask", {"grid_thw": np.array([[1, 8, 8]])}, "grid_thw: want int64 (2, 3), got int64 (1, 3)"),
+        ("encoder", {"patch_px": np.array(14.5)}, "patch_px: want int64 (), got float64 ()"),
         ("ask", {"merge_size": np.array(2**40)}, "grid_thw does not fit the vision tokens"),
         ("ask", {"merge_size": np.array([2])}, "merge_size: want int64 (), got int64 (1,)"),
         ("ask", {"vision_tokens": np.zeros(0, np.int64)}, "grid_thw does not fit the vision tokens"),
@@ -144,3 +156,20 @@ def test_a_word_without_rows_is_not_drawn(tmp_path):
     by_head = {"weights_by_head": arrays["weights_by_head"][:, :, kept]}
     folder = write_kept("ask", tmp_path / "result", **arrays_with("ask", **by_query, **by_layer, **by_head))
     dict(read_saved(folder)._figures(Drawing(draw_size_px=64)).images())["tokens.png"]()
+
+
+def test_an_encoder_has_one_picture(tmp_path):
+    folder = write_kept("encoder", tmp_path / "result")
+    value = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    shutil.copy(folder / "picture_1.png", folder / "picture_2.png")
+    (folder / "result.json").write_text(json.dumps({**value, "media": value["media"] * 2}), encoding="utf-8")
+    with pytest.raises(StoreError, match="media: an encoder has one picture or clip, not 2"):
+        read_saved(folder)
+
+
+def test_a_kind_that_nobody_knows_is_named_in_one_line(tmp_path):
+    for kind in ("x" * 5000, ["ask"] * 5000):
+        folder = write_kept("ask", tmp_path / str(len(kind[0])), **json_with("ask", "kind", kind))
+        with pytest.raises(StoreError, match="is damaged: kind: ") as caught:
+            read_saved(folder)
+        assert len(caught.value.message) < 600
