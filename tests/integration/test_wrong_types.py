@@ -100,6 +100,7 @@ CALLS = {
         "`query`: want str or None, got int",
         lambda demo, folder: redrawn(Result.load(write_kept("ask", folder / "kept")), query=3),
     ),
+    "a folder to draw again": ("`result`: want StoredResult, got str", lambda demo, folder: redrawn("folder")),
     "one run to compare": (
         "`folders`: want a sequence of str or PathLike, got str",
         lambda demo, folder: compare_runs("run"),
