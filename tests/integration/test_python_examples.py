@@ -17,9 +17,10 @@ from tests.conftest import DEMO_PICTURES
 
 ROOT = Path(__file__).parents[2]
 HEADINGS = {"README.md": "## From Python", "README.zh-CN.md": "## 在 Python 里"}
-# For the package's own drawings: they take what is parsed, where `heatmaps` takes what users write, or make the page
-# that `make_report` writes.
-OF_DRAWINGS = {"page", "pages", "chosen", "headline_heads", "method_maps", "plain_maps", "query_rows"}
+# For the package's own use: they take what is parsed, where `heatmaps` takes what users write, make the page that
+# `make_report` writes, or read a folder whose `result.json` is parsed already.
+OF_PACKAGE = {"page", "chosen", "headline_heads", "method_maps", "plain_maps", "query_rows"}
+OF_PACKAGE |= {"load_with", "saved_json", "schema"}
 
 
 def section(name: str) -> str:
@@ -60,7 +61,7 @@ def public_functions() -> dict[str, object]:
     found = {name: value for name in qvl_attn.__all__ if isinstance(value := getattr(qvl_attn, name), FunctionType)}
     for kind in (qvl_attn.Analyzer, qvl_attn.Encoder, qvl_attn.Result, qvl_attn.EncoderResult):
         names = [name for name in dir(kind) if name[0] != "_" and callable(getattr(kind, name))]
-        found |= {f"{kind.__name__}.{name}": plain(getattr(kind, name)) for name in names if name not in OF_DRAWINGS}
+        found |= {f"{kind.__name__}.{name}": plain(getattr(kind, name)) for name in names if name not in OF_PACKAGE}
     return found
 
 
