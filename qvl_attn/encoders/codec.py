@@ -5,7 +5,8 @@ A file may come from anywhere: the dataclasses that are built from it check ever
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -239,26 +240,45 @@ def record_from(
         KeyError: an array is missing.
         ValueError: an array has another type or shape, or a value is out of range.
     """
-    embedding = None
-    if "space_layers" in arrays:
-        embedding = PatchEmbedding(**{name: arrays.get(f"space_{name}") for name in SPACE})  # type: ignore[arg-type]
-    patch_rows = arrays.get("grid_rows")
-    settings = decoded(saved.settings, EncoderSettings, "settings", exact=True)
-    return kind(
-        **{**common, "settings": settings},
-        attention=_attention_from(saved.family, arrays),
-        reconstruction=reconstruction,
-        frames=arrays["step_frames"],
-        similarity=arrays.get("similarity"),
-        similarity_layers=arrays.get("similarity_layers"),
-        embedding=embedding,
-        saliency=tuple(
-            SaliencyMap(entry.method, entry.target, entry.score, arrays[f"saliency_{i}"])
-            for i, entry in enumerate(saved.saliency)
-        ),
-        patch_rows=None if patch_rows is None else patch_rows.astype(np.float32),
-        patch_row_places=arrays.get("grid_places"),
-    )
+    with _names_on_disk():
+        embedding = None
+        if "space_layers" in arrays:
+            embedding = PatchEmbedding(**{name: arrays.get(f"space_{name}") for name in SPACE})  # type: ignore[arg-type]
+        patch_rows = arrays.get("grid_rows")
+        settings = decoded(saved.settings, EncoderSettings, "settings", exact=True)
+        return kind(
+            **{**common, "settings": settings},
+            attention=_attention_from(saved.family, arrays),
+            reconstruction=reconstruction,
+            frames=arrays["step_frames"],
+            similarity=arrays.get("similarity"),
+            similarity_layers=arrays.get("similarity_layers"),
+            embedding=embedding,
+            saliency=tuple(
+                SaliencyMap(entry.method, entry.target, entry.score, arrays[f"saliency_{i}"])
+                for i, entry in enumerate(saved.saliency)
+            ),
+            patch_rows=None if patch_rows is None else patch_rows.astype(np.float32),
+            patch_row_places=arrays.get("grid_places"),
+        )
+
+
+# Arrays that have another name in `attention.npz` than in the record.
+ON_DISK = {
+    **dict.fromkeys(("received", "cls", "rows"), "weights_by_head"),
+    **{"patch_rows": "grid_rows", "patch_row_places": "grid_places", "frames": "step_frames"},
+    **{"query_patches": "queries", **{name: f"space_{name}" for name in ("components", "explained", *SPACE[3:])}},
+}
+
+
+@contextmanager
+def _names_on_disk() -> Iterator[None]:
+    """Name the arrays of a record's error as `attention.npz` does."""
+    try:
+        yield
+    except ValueError as error:
+        name, colon, reason = str(error).partition(":")
+        raise ValueError(f"{ON_DISK.get(name, name)}{colon}{reason}") from None
 
 
 def _attention_from(family: str, arrays: Mapping[str, NDArray[Any]]) -> EncoderAttention:

@@ -99,6 +99,7 @@ def test_a_field_is_refused_by_its_name(tmp_path, kind, path, value, message):
     [
         ("ask", {"grid_thw": np.array([[1, 2**31, 2**31]] * 2)}, "grid_thw does not fit the vision tokens"),
         ("ask", {"grid_thw": np.array([[1, 8, 8]])}, "grid_thw: want int64 (2, 3), got int64 (1, 3)"),
+        ("encoder", {"weights_by_head": np.full((4, 4, 2, 120), np.nan, np.float32)}, "damaged: weights_by_head: "),
         ("encoder", {"patch_px": np.array(14.5)}, "patch_px: want int64 (), got float64 ()"),
         ("ask", {"merge_size": np.array(2**40)}, "grid_thw does not fit the vision tokens"),
         ("ask", {"merge_size": np.array([2])}, "merge_size: want int64 (), got int64 (1,)"),
