@@ -36,10 +36,16 @@ def check_written(name: str, text: str) -> None:
         raise InputError(f"the {name} is not valid Unicode text") from None
 
 
+# The end of the message about NaN, infinities and numbers beyond the range of floats: see `typed_json.parse_json`.
+NOT_JSON = "is not valid JSON"
+
+
 def json_fault(error: Exception, otherwise: str) -> str:
     """Return what is wrong with a text that Python's parser of JSON refuses although it may be JSON, or `otherwise`."""
     if isinstance(error, RecursionError):
         return "nested too deeply"
+    if str(error).endswith(NOT_JSON):
+        return str(error)
     return "a number with too many digits" if "integer string conversion" in str(error) else otherwise
 
 

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from qvl_attn.core.errors import QvlAttnError
-from qvl_attn.core.text import shortened
+from qvl_attn.core.text import NOT_JSON, shortened
 
 # Numbers as files may hold them: small enough for sums and squares to be finite, null where a figure is not defined;
 # whole ones that every reader of JSON and NumPy's int64 can hold.
@@ -42,7 +42,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def _reject(number: str) -> NoReturn:
-    raise ValueError(f"{number} is not valid JSON")
+    raise ValueError(f"{shortened(number)} {NOT_JSON}")
 
 
 def _finite(text: str) -> float:

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from qvl_attn.core.errors import InputError, StoreError
 from qvl_attn.core.files import check_new, read_json, sync_folder, write_json, write_text
-from qvl_attn.core.text import argument, quoted, shortened
+from qvl_attn.core.text import argument, json_fault, quoted, shortened
 from qvl_attn.core.typed_json import decoded, parse_json
 from qvl_attn.results.added import with_added
 
@@ -369,8 +369,10 @@ def read_rows(folder: Path) -> Iterator[dict[str, Any]]:
                     raise ValueError("too long")
                 row = decoded(parse_json(line), dict[str, Any], "row")
                 name = decoded(row, _Row, "row")["id"]
-            except (ValueError, RecursionError):
-                raise StoreError(f"{path}: line {number} is not a JSON object with an id", remedy) from None
+            except (ValueError, RecursionError) as error:
+                fault = json_fault(error, "")
+                why = f" ({fault})" if fault else ""
+                raise StoreError(f"{path}: line {number} is not a JSON object with an id{why}", remedy) from None
             if name in ids:
                 raise StoreError(f"{path}: line {number} repeats the id of an earlier line", "remove one of them")
             if name not in run["samples"]:

@@ -149,6 +149,15 @@ def test_a_damaged_line_in_the_middle_is_named_and_nothing_is_changed(out, damag
     assert contents(out) == before
 
 
+def test_a_number_that_json_does_not_have_is_named(out):
+    (out / ROWS_FILE).write_text('{"id": "a", "mass": NaN}\n')
+    with pytest.raises(StoreError, match=r"line 1 is .*\(NaN is not valid JSON\)"), open_run(out, RUN):
+        pytest.fail("it was opened")
+    (out / RUN_FILE).write_text('{"samples": Infinity}')
+    with pytest.raises(StoreError, match=r"cannot be read as JSON \(Infinity is not valid JSON\)"), open_run(out, RUN):
+        pytest.fail("it was opened")
+
+
 def test_the_same_id_twice_is_named(out):
     (out / ROWS_FILE).write_bytes(LINES + LINES.splitlines(keepends=True)[0])
     with pytest.raises(StoreError, match="line 3 repeats the id of an earlier line"), open_run(out, RUN):

@@ -29,7 +29,11 @@ function buildPanel(panel, number) {
     // A click has whole pixels, which may lie in another cell than the pointer, so the cell of the press is taken.
     let pressed = null;
     figure.addEventListener("pointerdown", (event) => (pressed = cellAt(event)));
-    figure.addEventListener("click", () => change(() => selectCell(number, pressed)));
+    figure.addEventListener("click", (event) => {
+      const cell = pressed ?? cellAt(event);
+      pressed = null;
+      change(() => selectCell(number, cell));
+    });
     figure.addEventListener("keydown", (event) => moveByKey(event, number, mediaIndex));
     const item = make("div", { class: "shot" }, figure);
     if (result.media.length > 1) item.append(make("small", {}, `${mediaIndex + 1} · ${medium.name}`));
