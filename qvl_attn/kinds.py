@@ -12,7 +12,7 @@ from qvl_attn.encoders.result import EncoderResult
 from qvl_attn.media.image import check_local
 from qvl_attn.results.codec import ResultJson
 from qvl_attn.results.result import StoredResult
-from qvl_attn.results.run_folder import RUN_FILE
+from qvl_attn.results.run_folder import ROWS_FILE, RUN_FILE
 from qvl_attn.results.store import RESULT_FILE, is_complete, is_pass
 from qvl_attn.vqa.result import Result
 
@@ -39,6 +39,8 @@ def read_with_json(folder: str | os.PathLike[str]) -> tuple[StoredResult, Result
         raise InputError(
             f"{name} is the folder of a run over many samples", "name a result that ask, video or encoder wrote"
         )
+    if os.path.isfile(path / ROWS_FILE):  # noqa: PTH113
+        raise InputError(f"{name} has the rows of a run over many samples, but no {RUN_FILE}", "name another folder")
     if not is_complete(path):
         inner = next(iter(sorted(path.glob("*/result.json"))), None)
         hint = (

@@ -447,6 +447,9 @@ def test_no_result_at_all(plain, tmp_path):
     (check / "run.json").write_text("{}")
     (check / "summary.json").write_text("{}")
     assert "is the folder of a run over many samples" in refused(check)
+    (check / "scores.jsonl").write_text("")
+    (check / "run.json").unlink()
+    assert "has the rows of a run over many samples, but no run.json" in refused(check)
 
 
 @pytest.mark.parametrize(
