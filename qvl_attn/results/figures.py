@@ -129,8 +129,7 @@ class Figures:
 
     def layer_sheets(self, query: str) -> NamedPictures:
         """Yield the sheets of layers of a query, and each layer as a large map."""
-        selections = self.maps.layer_maps(query)
-        own = self.panels(selections)
+        selections, (own, _) = self.maps.layer_maps(query), self.sheet_panels[query]
         if not own:
             return
         shared, folder = on_one_scale(own), self.folder(query)
@@ -148,7 +147,7 @@ class Figures:
 
     def head_sheets(self, query: str) -> NamedPictures:
         """Yield the sheets of heads of a query; nothing if single heads are not recorded."""
-        own = self.panels(self.maps.head_maps(query))
+        _, own = self.sheet_panels[query]
         if not own:
             return
         for name, panels, scale in (
@@ -198,26 +197,32 @@ class Figures:
             panels.append(self.panel(maps, selection, label))
         return panels
 
+    @cached_property
+    def sheet_panels(self) -> dict[str, tuple[list[Panel], list[Panel]]]:
+        """The panels of the sheet of layers and of the sheet of heads, by query."""
+        maps = self.maps
+        return {
+            query: (self.panels(maps.layer_maps(query)), self.panels(maps.head_maps(query))) for query in maps.queries
+        }
+
     def filter_notes(self) -> list[str]:
         """Return the notes on maps of which the drawing's filter leaves nothing, and which are therefore not drawn."""
         notes = []
-        for query in self.maps.queries if self.drawing.denoise else ():
+        for query, sheets in self.sheet_panels.items() if self.drawing.denoise else ():
+            drawn = {panel.label for panels in sheets for panel in panels}
             maps = {**self.maps.layer_maps(query), **self.maps.head_maps(query)}
-            emptied = [label for label, selection in maps.items() if self._is_emptied(selection)]
+            emptied = [label for label in maps if label not in drawn and self._has_attention(maps[label])]
             if emptied:
                 notes.append(f"the filter {self.drawing.denoise} leaves nothing of {query}: {', '.join(emptied)}")
         return notes
 
-    def _is_emptied(self, selection: MapSelection) -> bool:
+    def _has_attention(self, selection: MapSelection) -> bool:
+        """Return whether there is something of a map before the filter."""
         try:
-            maps = self.maps.heat_map(selection)
-        except CaptureError:  # there was nothing before the filter
-            return False
-        try:
-            filtered(maps, self.drawing)
+            self.maps.heat_map(selection)
         except CaptureError:
-            return True
-        return False
+            return False
+        return True
 
     def panel(self, maps: tuple[HeatMap, ...], selection: MapSelection, label: str = "") -> Panel:
         """Return the panel of maps that are filtered already."""

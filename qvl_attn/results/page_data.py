@@ -17,7 +17,7 @@ from qvl_attn.media.resize import Picture, resize_picture
 from qvl_attn.render.html.page import Still, page_html
 from qvl_attn.render.html.payload import MAX_PICTURE_PX, MAX_VALUES, LeftOut, Payload, coarse, drawn_px_of, jpeg
 from qvl_attn.results.codec import base_name
-from qvl_attn.results.record import MapSelection, MapSource, Provenance, Record
+from qvl_attn.results.record import MapSelection, MapSource, Provenance, Record, first_frame_index
 
 GridShape = tuple[int, int, int]
 Maps = NDArray[np.float32]
@@ -331,9 +331,10 @@ def _frames(record: Record, source: MapSource, payload: Payload) -> dict[str, An
     """Return a clip's first frame of each step, and its timeline."""
     if not record.is_clip:
         return None
+    from qvl_attn.results.clip_export import step_edges_s  # loads PyAV
+
     media, grid = record.media[0], source.grids[0]
     steps = grid.shape[0]
-    frames = [int(np.abs(media.times_s - time_s).argmin()) for time_s in grid.times_s[:, 0]]
+    frames = [first_frame_index(media, grid, step) for step in range(steps)]
     data = clip_data(media, frames, range(steps), steps, payload)
-    end_s = max(media.clip.end_s if media.clip else 0.0, float(media.sampled_s[-1]) + 1e-3)
-    return {**data, "edges_s": [*data["times_s"], end_s]}
+    return {**data, "edges_s": step_edges_s(media, steps).tolist()}

@@ -151,9 +151,12 @@ class WholePictures:
 
 def first_frame(media: Media, grid: TokenGrid, step: int) -> Picture:
     """Return a picture as it is stored, or the first sampled frame of a step of a clip: (H, W, 3) uint8 RGB."""
-    if media.clip is None:
-        return np.asarray(media.frames[0])
-    return np.asarray(media.frames[media.clip.frame_indices.index(int(grid.frame_span[step, 0]))])
+    return np.asarray(media.frames[first_frame_index(media, grid, step)])
+
+
+def first_frame_index(media: Media, grid: TokenGrid, step: int) -> int:
+    """Return which of the sampled frames is the first of a step of a clip; 0 for a picture."""
+    return 0 if media.clip is None else media.clip.frame_indices.index(int(grid.frame_span[step, 0]))
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
